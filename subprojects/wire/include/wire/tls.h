@@ -1,0 +1,41 @@
+#pragma once
+/* wire: the TLS ClientHello (RFC 8446, 4.1.2; RFC 6066, 3; RFC 7301), read before any TLS library sees it.
+ * Pure functions, no allocation. Threads: any. Security: every length is checked; nothing is trusted. */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "wire/h1.h"
+
+#define WIRE_HELLO_MAX  65536 /* bytes of records that a ClientHello may span */
+#define WIRE_ALPN_MAX   16
+
+enum wire_hello_reason {
+	WIRE_HELLO_OK,
+	WIRE_HELLO_NOT_TLS,     /* first byte is not a handshake record */
+	WIRE_HELLO_BAD_RECORD,  /* version, length 0 or above 16384 (RFC 8446, 5.1) */
+	WIRE_HELLO_NOT_HELLO,   /* handshake message of another type */
+	WIRE_HELLO_TOO_LARGE,
+	WIRE_HELLO_BAD_LENGTH,  /* an inner length does not fit */
+	WIRE_HELLO_BAD_SNI,     /* more than one host_name, empty, NUL, or not a host name */
+	WIRE_HELLO_DUPLICATE,   /* an extension twice */
+};
+
+struct wire_hello {
+	uint16_t legacy_version;
+	bool has_tls12, has_tls13; /* offered, by supported_versions or legacy_version */
+	bool has_ech;              /* encrypted_client_hello (outer) */
+	size_t sni_len;            /* 0: none */
+	char sni[256];             /* lower case, no trailing dot, NUL-terminated */
+	uint32_t alpn_cnt;         /* entries beyond WIRE_ALPN_MAX are ignored */
+	struct {
+		uint8_t len;
+		char name[32]; /* longer names are cut; none that we know is longer */
+	} alpn[WIRE_ALPN_MAX];
+	size_t consumed; /* bytes of data that the records of the ClientHello take */
+};
+
+/* data: the first bytes of the connection, as far as they are there. MORE: not whole yet (at any cut, over records and
+ * over reads). The result does not depend on how the bytes were cut. */
+enum wire_step wire_hello_parse(const uint8_t *data, size_t len, struct wire_hello *ret_hello,
+				enum wire_hello_reason *ret_reason);
