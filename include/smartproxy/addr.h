@@ -1,5 +1,6 @@
 #pragma once
-/* net: IP addresses, ports and CIDR blocks. IPv4-mapped IPv6 addresses are kept as IPv4. Threads: any. */
+/* net: IP addresses, ports and CIDR blocks. IPv4-mapped IPv6 addresses are kept as IPv4. Threads:
+ * any. */
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>

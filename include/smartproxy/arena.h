@@ -1,10 +1,11 @@
 #pragma once
 /* base: bump allocator with a hard cap, freed whole.
  *
- * Two uses: a generation (configuration, routes) has one arena of the process's heap; an exchange has one whose
- * first block comes from its worker's block cache, so that a request in steady state never calls malloc.
- * Threads: one owner at a time. Lifetime: all pointers die with arena_reset() or arena_fini().
- * Limits: total_bytes at most cap_bytes; what would pass it returns NULL. */
+ * Two uses: a generation (configuration, routes) has one arena of the process's heap; an exchange
+ * has one whose first block comes from its worker's block cache, so that a request in steady state
+ * never calls malloc. Threads: one owner at a time. Lifetime: all pointers die with arena_reset()
+ * or arena_fini(). Limits: total_bytes at most cap_bytes; what would pass it returns NULL. */
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,9 +27,11 @@ struct arena {
 };
 
 void arena_init(struct arena *a, size_t cap_bytes, struct arena_cache *cache);
-/* Frees every block; the arena can be used again as after arena_init(). Harmless on a zeroed arena. */
+/* Frees every block; the arena can be used again as after arena_init(). Harmless on a zeroed arena.
+ */
 void arena_fini(struct arena *a);
-/* Aligned to 16 bytes, not cleared; NULL when memory or the cap is out. Zero bytes give a valid pointer. */
+/* Aligned to 16 bytes, not cleared; NULL when memory or the cap is out. Zero bytes give a valid
+ * pointer. */
 void *arena_alloc(struct arena *a, size_t bytes);
 /* As arena_alloc, cleared; NULL also when cnt * bytes overflows. */
 void *arena_calloc(struct arena *a, size_t cnt, size_t bytes);

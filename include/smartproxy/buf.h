@@ -1,8 +1,9 @@
 #pragma once
 /* base: byte buffer of one direction of one connection, from a per-worker pool.
  *
- * An empty buffer owns no memory: an idle connection has none. Two sizes: BUF_BYTES for traffic, BUF_HEAD_BYTES for
- * a head that does not fit in it. Threads: one owner at a time, pool per worker. */
+ * An empty buffer owns no memory: an idle connection has none. Two sizes: BUF_BYTES for traffic,
+ * BUF_HEAD_BYTES for a head that does not fit in it. Threads: one owner at a time, pool per worker.
+ */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -46,10 +47,11 @@ static inline void buf_consume(struct buf *b, size_t len)
 		b->start = b->end = 0;
 }
 
-/* Makes the buffer own memory with at least one byte of space (moving what is there to the front if needed);
- * false when the pool's allocation failed or the buffer is full. */
+/* Makes the buffer own memory with at least one byte of space (moving what is there to the front if
+ * needed); false when the pool's allocation failed or the buffer is full. */
 bool buf_reserve(struct buf *b, struct buf_pool *pool);
-/* Moves the contents to a buffer of BUF_HEAD_BYTES; false when memory is out. No-op on one of that size. */
+/* Moves the contents to a buffer of BUF_HEAD_BYTES; false when memory is out. No-op on one of that
+ * size. */
 bool buf_grow(struct buf *b, struct buf_pool *pool);
 /* Appends if it fits whole; false otherwise. The buffer must own memory. */
 bool buf_append(struct buf *b, const void *data, size_t len);

@@ -36,8 +36,9 @@ static inline void list_remove(struct list *node)
 	node->next->prev = node->prev;
 	list_init(node);
 }
-#define LIST_FOREACH(pos, head) for (struct list *pos = (head)->next; pos != (head); pos = pos->next)
+#define LIST_FOREACH(pos, head) \
+	for (struct list *pos = (head)->next; pos != (head); pos = pos->next)
 /* The current node may be removed inside the body. */
-#define LIST_FOREACH_SAFE(pos, head)                                                 \
+#define LIST_FOREACH_SAFE(pos, head)                                                  \
 	for (struct list *pos = (head)->next, *pos##_next = pos->next; pos != (head); \
 	     pos = pos##_next, pos##_next = pos->next)

@@ -1,14 +1,16 @@
 #pragma once
-/* net: listener sets. A set is one (address, port) with a fixed number of SO_REUSEPORT sockets, one per worker, bound once
- * and kept for as long as anything wants the port.
+/* net: listener sets. A set is one (address, port) with a fixed number of SO_REUSEPORT sockets, one
+ * per worker, bound once and kept for as long as anything wants the port.
  *
- * Threads: control thread only; workers only read fds of a set they were handed. Lifetime: a set lives in its
- * registry from listeners_open to listeners_close. Update protocol (all or nothing):
- *   listeners_open(wanted)   binds what is new, exclusively first, listens on all of it only when all of it is bound
+ * Threads: control thread only; workers only read fds of a set they were handed. Lifetime: a set
+ * lives in its registry from listeners_open to listeners_close. Update protocol (all or nothing):
+ *   listeners_open(wanted)   binds what is new, exclusively first, listens on all of it only when
+ * all of it is bound
  *   ... publish, hand change->opened to the workers ...
- *   listeners_commit()       what is no longer wanted is in change->dropped: the workers drain and let go,
- *   listeners_close(set)     closes the sockets and verifies by sock_diag that none of ours listens any more
- *   listeners_abort()        instead of commit: closes what was opened, nothing else changed
+ *   listeners_commit()       what is no longer wanted is in change->dropped: the workers drain and
+ * let go, listeners_close(set)     closes the sockets and verifies by sock_diag that none of ours
+ * listens any more listeners_abort()        instead of commit: closes what was opened, nothing else
+ * changed
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,16 +26,16 @@ struct listener_set {
 	struct addr addr; /* "::" as wildcard takes IPv4 as well (IPV6_V6ONLY off) */
 	unsigned socket_cnt;
 	int *fds;
-	uint64_t id;          /* never used twice in a process */
+	uint64_t id; /* never used twice in a process */
 	int64_t opened_unix_s;
-	void *owner_data;     /* the control room's: which workers hold it */
+	void *owner_data; /* the control room's: which workers hold it */
 };
 
 /* Why a port could not be had, and who has it. */
 struct port_error {
 	enum err code; /* ERR_PORT_IN_USE, ERR_PORT_DENIED, ERR_ADDRESS, ERR_SYSTEM, ERR_VERIFY */
 	struct addr addr;
-	int sys_errno;   /* of the failed call, for the text */
+	int sys_errno; /* of the failed call, for the text */
 	bool is_holder_known;
 	bool is_holder_ours; /* another socket of this process: a defect of ours, never expected */
 	pid_t holder_pid;    /* 0: its inode and uid are known, its process could not be read */
@@ -52,18 +54,22 @@ struct listener_change {
 	size_t dropped_cnt;
 };
 
-enum err listeners_new(unsigned sockets_per_set, int backlog, struct listeners **ret_listeners) SP_MUST_USE;
+enum err listeners_new(unsigned sockets_per_set, int backlog, struct listeners **ret_listeners)
+	SP_MUST_USE;
 /* Closes everything at once (end of the process); verified as listeners_close. */
 void listeners_free(struct listeners *ls) SP_ON_CONTROL;
-/* wanted holds distinct addresses. On failure nothing is open that was not before and *reterr says why. EADDRINUSE is
- * retried inside only for what passes by itself within some milliseconds (a socket of ours being closed). */
+/* wanted holds distinct addresses. On failure nothing is open that was not before and *reterr says
+ * why. EADDRINUSE is retried inside only for what passes by itself within some milliseconds (a
+ * socket of ours being closed). */
 enum err listeners_open(struct listeners *ls, const struct addr *wanted, size_t wanted_cnt,
-			struct listener_change **ret_change, struct port_error *reterr) SP_ON_CONTROL SP_MUST_USE;
-/* Frees change; the opened sets are now part of the registry. The dropped ones stay in it until listeners_close. */
+			struct listener_change **ret_change, struct port_error *reterr)
+	SP_ON_CONTROL SP_MUST_USE;
+/* Frees change; the opened sets are now part of the registry. The dropped ones stay in it until
+ * listeners_close. */
 void listeners_commit(struct listeners *ls, struct listener_change *change) SP_ON_CONTROL;
 void listeners_abort(struct listeners *ls, struct listener_change *change) SP_ON_CONTROL;
-/* Closes a set that no worker holds any more and frees it. ERR_VERIFY (in *reterr too): the kernel still shows a listening
- * socket of this process there. */
+/* Closes a set that no worker holds any more and frees it. ERR_VERIFY (in *reterr too): the kernel
+ * still shows a listening socket of this process there. */
 enum err listeners_close(struct listeners *ls, struct listener_set *set, struct port_error *reterr)
 	SP_ON_CONTROL SP_MUST_USE;
 size_t listeners_cnt(const struct listeners *ls);

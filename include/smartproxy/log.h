@@ -1,10 +1,11 @@
 #pragma once
 /* base: the program's log. One line an event: time, level, room, event text, then key=value pairs.
  *
- * Threads: any. The control thread writes at once. A worker's lines go through its ring (log_thread_attach_ring) and
- * are written by the control thread (log_drain); a full ring drops the line and counts it, and never blocks.
- * Security: bytes of a network pass text_escape() before they come here; keys, tokens, Authorization and Cookie are
- * never logged. Limits: a line is cut at LOG_LINE_MAX bytes. */
+ * Threads: any. The control thread writes at once. A worker's lines go through its ring
+ * (log_thread_attach_ring) and are written by the control thread (log_drain); a full ring drops the
+ * line and counts it, and never blocks. Security: bytes of a network pass text_escape() before they
+ * come here; keys, tokens, Authorization and Cookie are never logged. Limits: a line is cut at
+ * LOG_LINE_MAX bytes. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -26,10 +27,10 @@ void log_line(enum log_level level, const char *room, const char *fmt, ...)
 #define log_error(...) log_line(LOG_LEVEL_ERROR, __VA_ARGS__)
 #define log_warn(...)  log_line(LOG_LEVEL_WARN, __VA_ARGS__)
 #define log_info(...)  log_line(LOG_LEVEL_INFO, __VA_ARGS__)
-#define log_debug(...)                                            \
-	do {                                                      \
-		if (log_is_on(LOG_LEVEL_DEBUG))                   \
-			log_line(LOG_LEVEL_DEBUG, __VA_ARGS__);   \
+#define log_debug(...)                                          \
+	do {                                                    \
+		if (log_is_on(LOG_LEVEL_DEBUG))                 \
+			log_line(LOG_LEVEL_DEBUG, __VA_ARGS__); \
 	} while (0)
 
 struct log_ring;
@@ -37,5 +38,6 @@ enum err log_ring_new(struct log_ring **ret_ring) SP_MUST_USE;
 void log_ring_free(struct log_ring *ring);
 /* The calling thread's lines go to the ring from now on (NULL: directly). */
 void log_thread_attach_ring(struct log_ring *ring);
-/* Control thread: writes what the ring holds. Returns the count of lines dropped since the last call. */
+/* Control thread: writes what the ring holds. Returns the count of lines dropped since the last
+ * call. */
 uint64_t log_ring_drain(struct log_ring *ring);

@@ -1,9 +1,11 @@
 #pragma once
-/* net: the event loop of one thread: edge-triggered epoll, a timer wheel, an inbox for other threads.
+/* net: the event loop of one thread: edge-triggered epoll, a timer wheel, an inbox for other
+ * threads.
  *
- * Threads: everything on the loop's own thread, except loop_post and loop_stop (any thread). Lifetime: io and timer
- * objects are embedded in their owner, which removes them before it is freed; an object whose io may still have an
- * event pending in this turn is freed through loop_defer. The clock is read once a turn. */
+ * Threads: everything on the loop's own thread, except loop_post and loop_stop (any thread).
+ * Lifetime: io and timer objects are embedded in their owner, which removes them before it is
+ * freed; an object whose io may still have an event pending in this turn is freed through
+ * loop_defer. The clock is read once a turn. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/epoll.h>
@@ -27,7 +29,8 @@ struct timer {
 	void (*on_due)(struct timer *timer);
 };
 
-/* A message to a loop. The owner keeps it alive until run is called; it may be posted again from then on. */
+/* A message to a loop. The owner keeps it alive until run is called; it may be posted again from
+ * then on. */
 struct task {
 	struct task *next;
 	void (*run)(struct task *task);
@@ -47,19 +50,23 @@ uint64_t loop_turns(const struct loop *loop);
 /* events: EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLET as wanted; one epoll_ctl each. */
 enum err loop_add(struct loop *loop, struct io *io, uint32_t events) SP_MUST_USE;
 enum err loop_change(struct loop *loop, struct io *io, uint32_t events) SP_MUST_USE;
-/* Takes the io out (does not close the fd) and sets fd to -1; events of this turn that wait for it are dropped. */
+/* Takes the io out (does not close the fd) and sets fd to -1; events of this turn that wait for it
+ * are dropped. */
 void loop_remove(struct loop *loop, struct io *io);
 
-/* Arms or re-arms; O(1). Re-arming to a later time only writes due_ms (the wheel moves the timer when its slot comes).
- * A timer fires at most once, never early, up to some milliseconds late. */
+/* Arms or re-arms; O(1). Re-arming to a later time only writes due_ms (the wheel moves the timer
+ * when its slot comes). A timer fires at most once, never early, up to some milliseconds late. */
 void loop_timer_arm(struct loop *loop, struct timer *timer, int64_t due_ms);
 void loop_timer_disarm(struct loop *loop, struct timer *timer);
 
-/* Any thread: run is called on the loop's thread, in order of posting. Wakes the loop if it sleeps. */
+/* Any thread: run is called on the loop's thread, in order of posting. Wakes the loop if it sleeps.
+ */
 void loop_post(struct loop *loop, struct task *task);
 /* Own thread: run is called at the end of this turn, when no event of the turn is left. */
 void loop_defer(struct loop *loop, struct task *task);
 
-/* Runs work on a helper thread, then done on the loop's thread. For what blocks (RSA keys, name look-ups).
- * arg is the caller's until done. Control loop only. loop_free waits for what is under way. */
-enum err loop_offload(struct loop *loop, void (*work)(void *arg), void (*done)(void *arg), void *arg) SP_MUST_USE;
+/* Runs work on a helper thread, then done on the loop's thread. For what blocks (RSA keys, name
+ * look-ups). arg is the caller's until done. Control loop only. loop_free waits for what is under
+ * way. */
+enum err loop_offload(struct loop *loop, void (*work)(void *arg), void (*done)(void *arg),
+		      void *arg) SP_MUST_USE;

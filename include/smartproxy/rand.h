@@ -9,5 +9,6 @@ void rand_bytes(void *dst, size_t len);
 uint32_t rand_below(uint32_t bound);
 /* value with +-percent jitter. */
 int64_t rand_jitter(int64_t value, unsigned percent);
-/* SipHash-2-4 of data under a key drawn once per process: for tables whose keys come from a network. */
+/* SipHash-2-4 of data under a key drawn once per process: for tables whose keys come from a
+ * network. */
 uint64_t rand_hash(const void *data, size_t len);

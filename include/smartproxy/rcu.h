@@ -1,9 +1,11 @@
 #pragma once
-/* base: the only file that includes <urcu.h> (membarrier flavour). Clang checks the annotations (-Wthread-safety).
+/* base: the only file that includes <urcu.h> (membarrier flavour). Clang checks the annotations
+ * (-Wthread-safety).
  *
- * A read section covers one decision (match, choose, pin): no I/O, no SSL_*, no allocation, no log inside.
- * Publish: build unseen (may fail), sp_rcu_swap (cannot fail), then sp_rcu_wait or sp_rcu_retire.
- * Threads: readers are threads of thread.h; publishing on the control thread only. */
+ * A read section covers one decision (match, choose, pin): no I/O, no SSL_*, no allocation, no log
+ * inside. Publish: build unseen (may fail), sp_rcu_swap (cannot fail), then sp_rcu_wait or
+ * sp_rcu_retire. Threads: readers are threads of thread.h; publishing on the control thread only.
+ */
 #include <urcu.h>
 
 #if defined(__clang__)

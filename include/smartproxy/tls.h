@@ -1,12 +1,15 @@
 #pragma once
-/* tls: the only room that includes <openssl/...>: certificates, slots, session tickets, server connections.
+/* tls: the only room that includes <openssl/...>: certificates, slots, session tickets, server
+ * connections.
  *
- * A slot is the long-lived place of one certificate: generations refer to slots, and a new certificate is swapped into
- * its slot by RCU, in O(1), without a new generation. A certificate is immutable and reference counted (counted up once
- * per handshake, never per request). Each worker has one SSL_CTX; the certificate is set per connection.
+ * A slot is the long-lived place of one certificate: generations refer to slots, and a new
+ * certificate is swapped into its slot by RCU, in O(1), without a new generation. A certificate is
+ * immutable and reference counted (counted up once per handshake, never per request). Each worker
+ * has one SSL_CTX; the certificate is set per connection.
  *
- * Threads: slots and certificates on the control thread; tls_slot_cert_get in a worker's read section; a tls_conn
- * belongs to its worker. Standards: RFC 8446, RFC 5246, RFC 5077 (tickets), RFC 7301 (ALPN), RFC 6066 (SNI). */
+ * Threads: slots and certificates on the control thread; tls_slot_cert_get in a worker's read
+ * section; a tls_conn belongs to its worker. Standards: RFC 8446, RFC 5246, RFC 5077 (tickets), RFC
+ * 7301 (ALPN), RFC 6066 (SNI). */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -32,14 +35,17 @@ struct tls_cert_info {
 };
 
 struct tls_cert;
-/* chain: leaf first, PEM. ERR_KEY_MISMATCH, ERR_SYNTAX, ERR_TLS; *reterr_text gets a sentence (may be NULL). */
+/* chain: leaf first, PEM. ERR_KEY_MISMATCH, ERR_SYNTAX, ERR_TLS; *reterr_text gets a sentence (may
+ * be NULL). */
 enum err tls_cert_from_pem(const char *chain, size_t chain_len, const char *key, size_t key_len,
 			   struct tls_cert **ret_cert, struct text *reterr_text) SP_MUST_USE;
-/* Warns in the log, naming the file, when the key is readable by others. ERR_NOENT, ERR_SYSTEM and the ones above. */
-enum err tls_cert_from_files(const char *chain_file, const char *key_file, struct tls_cert **ret_cert,
-			     struct text *reterr_text) SP_MUST_USE;
+/* Warns in the log, naming the file, when the key is readable by others. ERR_NOENT, ERR_SYSTEM and
+ * the ones above. */
+enum err tls_cert_from_files(const char *chain_file, const char *key_file,
+			     struct tls_cert **ret_cert, struct text *reterr_text) SP_MUST_USE;
 /* Self-signed P-256, valid 7 days, marked as placeholder. */
-enum err tls_cert_self_signed(const char *const *names, size_t name_cnt, struct tls_cert **ret_cert) SP_MUST_USE;
+enum err tls_cert_self_signed(const char *const *names, size_t name_cnt, struct tls_cert **ret_cert)
+	SP_MUST_USE;
 const struct tls_cert_info *tls_cert_info(const struct tls_cert *cert);
 /* Reference counting; any thread. held by: its slot, each handshake under way, whoever asked. */
 void tls_cert_get(struct tls_cert *cert);
@@ -52,12 +58,14 @@ struct tls_slots;
 struct tls_slot;
 enum err tls_slots_new(struct tls_slots **ret_slots) SP_MUST_USE;
 void tls_slots_free(struct tls_slots *slots) SP_ON_CONTROL;
-/* The slot of this identity (e.g. "auto:p256:a.example,b.example", "file:/x.pem:/x.key"), made if new, reference counted up.
- * held by: generations, the acme manager. */
-enum err tls_slot_get(struct tls_slots *slots, const char *identity, struct tls_slot **ret_slot) SP_ON_CONTROL SP_MUST_USE;
+/* The slot of this identity (e.g. "auto:p256:a.example,b.example", "file:/x.pem:/x.key"), made if
+ * new, reference counted up. held by: generations, the acme manager. */
+enum err tls_slot_get(struct tls_slots *slots, const char *identity, struct tls_slot **ret_slot)
+	SP_ON_CONTROL SP_MUST_USE;
 void tls_slot_put(struct tls_slot *slot) SP_ON_CONTROL;
 const char *tls_slot_identity(const struct tls_slot *slot);
-/* Swaps cert in (taking the caller's reference) and retires the old one after a grace period. NULL empties it. */
+/* Swaps cert in (taking the caller's reference) and retires the old one after a grace period. NULL
+ * empties it. */
 void tls_slot_install(struct tls_slot *slot, struct tls_cert *cert) SP_ON_CONTROL;
 /* Control thread's view; NULL: empty. No reference is taken. */
 const struct tls_cert *tls_slot_current(const struct tls_slot *slot) SP_ON_CONTROL;
@@ -71,29 +79,34 @@ struct tls_settings {
 	const char *ciphers_1_2; /* OpenSSL list; NULL: Mozilla intermediate */
 };
 struct tls_worker;
-enum err tls_worker_new(const struct tls_settings *settings, struct tls_worker **ret_worker) SP_MUST_USE;
+enum err tls_worker_new(const struct tls_settings *settings, struct tls_worker **ret_worker)
+	SP_MUST_USE;
 void tls_worker_free(struct tls_worker *worker);
 
-/* Ticket keys: a ring of three (RFC 5077, 4), the newest encrypts, all decrypt; published by RCU. */
+/* Ticket keys: a ring of three (RFC 5077, 4), the newest encrypts, all decrypt; published by RCU.
+ */
 enum err tls_tickets_rotate(void) SP_ON_CONTROL SP_MUST_USE;
 
 /* ---- server connections ---- */
 struct tls_conn;
-/* fd stays the caller's. cert is referenced by the connection; resumption is bound to slot_hash (a session of one
- * slot is never resumed under another). */
+/* fd stays the caller's. cert is referenced by the connection; resumption is bound to slot_hash (a
+ * session of one slot is never resumed under another). */
 enum err tls_conn_new(struct tls_worker *worker, int fd, struct tls_cert *cert, uint64_t slot_hash,
 		      struct tls_conn **ret_conn) SP_NO_RCU SP_MUST_USE;
 uint64_t tls_slot_hash(const struct tls_slot *slot);
 void tls_conn_free(struct tls_conn *conn);
-/* Bytes that were read from fd before TLS took over; copied, given to OpenSSL before anything else is read.
- * At most WIRE_HELLO_MAX bytes. */
+/* Bytes that were read from fd before TLS took over; copied, given to OpenSSL before anything else
+ * is read. At most WIRE_HELLO_MAX bytes. */
 enum err tls_conn_feed(struct tls_conn *conn, const void *data, size_t len) SP_MUST_USE;
-/* STEP_DONE, STEP_READ, STEP_WRITE, STEP_EOF (client went away), STEP_FAIL. A failure's alert is sent by OpenSSL. */
+/* STEP_DONE, STEP_READ, STEP_WRITE, STEP_EOF (client went away), STEP_FAIL. A failure's alert is
+ * sent by OpenSSL. */
 enum step tls_conn_handshake(struct tls_conn *conn) SP_NO_RCU;
 /* STEP_DONE with *ret_len > 0, STEP_READ, STEP_WRITE, STEP_EOF (close_notify), STEP_FAIL. */
 enum step tls_conn_read(struct tls_conn *conn, void *dst, size_t cap, size_t *ret_len) SP_NO_RCU;
-/* STEP_DONE with *ret_len > 0 (may be less than len). A write that had to wait may be repeated with a moved buffer. */
-enum step tls_conn_write(struct tls_conn *conn, const void *src, size_t len, size_t *ret_len) SP_NO_RCU;
+/* STEP_DONE with *ret_len > 0 (may be less than len). A write that had to wait may be repeated with
+ * a moved buffer. */
+enum step tls_conn_write(struct tls_conn *conn, const void *src, size_t len, size_t *ret_len)
+	SP_NO_RCU;
 /* True when decrypted bytes wait inside, so that no new read event will come for them. */
 bool tls_conn_has_pending(const struct tls_conn *conn);
 /* Sends close_notify, once; does not wait for the client's. */
