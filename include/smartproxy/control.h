@@ -1,0 +1,12 @@
+#pragma once
+/* control: the control thread: updates as serialised transactions, the challenge route, the admin
+ * API, signals, shutdown.
+ *
+ * Threads: the main thread is the control thread. Lifetime: one for the process. */
+#include "smartproxy/config.h"
+#include "smartproxy/err.h"
+#include "smartproxy/rcu.h"
+
+/* Runs the proxy until it is told to stop; config's reference is taken. Returns the process's exit
+ * code: 0 after a clean stop, 1 when the start failed (the reason has been logged). */
+int control_run(struct config *config) SP_ON_CONTROL SP_NO_RCU;

@@ -1,0 +1,83 @@
+#pragma once
+/* route: match -> route, compiled once and immutable.
+ *
+ * An index answers "which route takes this request?" in a time that does not grow with the number
+ * of routes: hash by (port, host pattern), then a trie of path segments, then the few remaining
+ * conditions in rank order. Rank is one total order of DESIGN: priority, exact domain > longer
+ * wildcard > none, exact path > longer prefix > none, more conditions, file order. It also answers
+ * "which certificate slot serves this (port, SNI)?".
+ *
+ * Threads: built and freed on the control thread, read by workers inside a section or under a pin
+ * of its generation. Lifetime: one arena, freed whole. Standards: RFC 9110, 7.4 (421), RFC 6066, 3
+ * (SNI). */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "smartproxy/addr.h"
+#include "smartproxy/config.h"
+#include "smartproxy/err.h"
+#include "wire/h1.h"
+
+struct route_index;
+struct tls_slot;
+struct upstream;
+
+/* A compiled route. Strings live in its configuration or in the index's arena. */
+struct route {
+	const struct config_route *config;
+	struct tls_slot *slot; /* NULL: plain; owned by the index's maker */
+	uint32_t ix;           /* among the enabled routes, in file order; for per-worker state */
+	/* forward: the smooth weighted order of target indexes, walked by a per-worker cursor */
+	const uint16_t *schedule;
+	uint32_t schedule_len;
+	struct upstream **upstreams; /* of each target; filled by the generation room */
+};
+
+/* What a lookup decides by. host: normalised, lower case, no port; len 0: none. path: normalised.
+ */
+struct route_request {
+	uint16_t port;
+	const struct addr *listen_addr; /* address of the listener set that took the connection */
+	const char *host;
+	size_t host_len;
+	const char *path;
+	size_t path_len;
+	struct wire_span method;
+	const struct wire_field *fields;
+	uint32_t field_cnt;
+	const struct addr *client;
+	unsigned tls_version; /* 12, 13; 0: plain */
+};
+
+/* slots[i] belongs to the i-th route of config (NULL for plain and disabled ones). The index keeps
+ * pointers into config. ERR_NOMEM. Cost: about a microsecond a route. */
+enum err route_index_new(const struct config *config, struct tls_slot *const *slots,
+			 struct route_index **ret_index) SP_MUST_USE;
+void route_index_free(struct route_index *index);
+/* The best route, or NULL. Cost: hash probes in proportion to labels of the host times segments of
+ * the path. */
+const struct route *route_find(const struct route_index *index,
+			       const struct route_request *request);
+/* The slot for a handshake on this port: exact name, then wildcards, then (also without SNI) the
+ * port's first TLS route of the file.
+ * NULL: the port has no TLS route. */
+struct tls_slot *route_find_slot(const struct route_index *index, uint16_t port, const char *sni,
+				 size_t sni_len);
+/* Do connections on this port start with TLS? */
+bool route_port_is_tls(const struct route_index *index, uint16_t port);
+size_t route_index_cnt(const struct route_index *index);
+/* Enabled routes in file order. */
+struct route *route_index_at(const struct route_index *index, size_t ix);
+/* Distinct addresses that the routes listen on; the array is the index's. */
+const struct addr *route_index_listeners(const struct route_index *index, size_t *ret_cnt);
+
+/* Expands a redirect template: {host} (without port), {path} as received, {query} with its '?'
+ * (nothing when there is none), {port} of the listener. NULL: does not fit in cap. A result never
+ * starts with "//". */
+struct route_redirect {
+	struct wire_span host, path, query;
+	uint16_t port;
+};
+const char *route_expand_location(const char *template, const struct route_redirect *values,
+				  char *dst, size_t cap);

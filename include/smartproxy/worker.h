@@ -1,0 +1,89 @@
+#pragma once
+/* proxy: the data plane's worker threads. Each runs one loop on its own listener sockets and shares
+ * nothing that it writes on the hot path.
+ *
+ * Threads: all of this on the control thread. Lifetime: from workers_start to workers_stop. */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "smartproxy/challenge.h"
+#include "smartproxy/err.h"
+#include "smartproxy/listener.h"
+#include "smartproxy/loop.h"
+#include "smartproxy/rcu.h"
+#include "smartproxy/tls.h"
+#include "smartproxy/upstream.h"
+
+struct workers;
+struct workers_options {
+	unsigned worker_cnt;
+	struct challenge_table *challenges;
+	struct upstreams *upstreams;
+	struct tls_settings tls;
+	bool wants_pinning; /* one CPU each when there are as many CPUs as workers */
+};
+
+enum err workers_start(const struct workers_options *options, struct workers **ret_workers)
+	SP_MUST_USE;
+/* Each worker takes its socket of the set; on return all do. ERR_TIMEOUT: a worker did not answer
+ * in time_ms. */
+enum err workers_adopt(struct workers *ws, struct listener_set *set, int64_t time_ms)
+	SP_ON_CONTROL SP_MUST_USE;
+/* Each worker accepts what its queue holds, then lets the socket go; on return nobody touches the
+ * fds. */
+enum err workers_release(struct workers *ws, struct listener_set *set, int64_t time_ms)
+	SP_ON_CONTROL SP_MUST_USE;
+/* Shutdown: idle client connections are closed, every answer from now on says Connection: close. */
+void workers_drain(struct workers *ws) SP_ON_CONTROL;
+/* Client connections open on all workers. */
+uint64_t workers_connection_cnt(const struct workers *ws) SP_ON_CONTROL;
+/* Closes what is left, ends and joins the threads, frees. */
+void workers_stop(struct workers *ws) SP_ON_CONTROL SP_NO_RCU;
+unsigned workers_cnt(const struct workers *ws);
+/* Writes the workers' log lines; called by control every 50 ms or so. Returns lines dropped. */
+uint64_t workers_drain_logs(struct workers *ws) SP_ON_CONTROL;
+/* The worker that has not turned its loop for longest although events wait for it: its index and
+ * the milliseconds. */
+int64_t workers_stall_ms(struct workers *ws, unsigned *ret_ix) SP_ON_CONTROL;
+
+/* Why an exchange ended; the closed list of the access log and the metrics. */
+#define EXCHANGE_ENDS(X)                                                                      \
+	X(DONE, "done")                         /* answered in full */                        \
+	X(LOCAL, "local")                       /* redirect, respond, block, challenge */     \
+	X(NO_ROUTE, "no_route")                 /* 404 */                                     \
+	X(MISDIRECTED, "misdirected")           /* 421 */                                     \
+	X(BAD_REQUEST, "bad_request")           /* refused by the parser */                   \
+	X(TOO_LARGE, "too_large")               /* 413, 414, 431 */                           \
+	X(HEADER_TIMEOUT, "header_timeout")     /* 408 */                                     \
+	X(CLIENT_GONE, "client_gone")           /* closed or reset before the end */          \
+	X(CLIENT_IDLE, "client_idle")           /* stalled in a body */                       \
+	X(CONNECT_FAILED, "connect_failed")     /* 502 */                                     \
+	X(CONNECT_TIMEOUT, "connect_timeout")   /* 504 */                                     \
+	X(UPSTREAM_BAD, "upstream_bad")         /* 502: not HTTP, or refused by the parser */ \
+	X(UPSTREAM_GONE, "upstream_gone")       /* 502, or a cut answer */                    \
+	X(UPSTREAM_TIMEOUT, "upstream_timeout") /* 504, or a cut answer */                    \
+	X(TOTAL_TIMEOUT, "total_timeout")                                                     \
+	X(NO_MEMORY, "no_memory") /* 503 */                                                   \
+	X(SHUTDOWN, "shutdown")
+
+enum exchange_end {
+#define X(sym, name) EXCHANGE_END_##sym,
+	EXCHANGE_ENDS(X)
+#undef X
+		EXCHANGE_END_CNT,
+};
+const char *exchange_end_name(enum exchange_end end);
+
+/* Sums over all workers. */
+struct worker_stats {
+	uint64_t connections_accepted, connections_open, connections_refused;
+	uint64_t tls_handshakes, tls_failures, tls_resumed;
+	uint64_t requests, challenges_served;
+	uint64_t responses[6]; /* by hundreds of the status; [0] unused */
+	uint64_t ends[EXCHANGE_END_CNT];
+	uint64_t rejects[64]; /* by enum wire_reason */
+	uint64_t client_bytes_in, client_bytes_out, upstream_bytes_in, upstream_bytes_out;
+	uint64_t upstream_connects, upstream_reuses, upstream_connect_failures, upstream_retries;
+	uint64_t buffers_used;
+};
+void workers_stats(const struct workers *ws, struct worker_stats *ret_stats) SP_ON_CONTROL;
