@@ -1,0 +1,93 @@
+"""Python values to libconfig text: dict -> group, list of scalars of one type -> array, other list or tuple -> list."""
+
+
+def scalar(value):
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        out = []
+        for ch in value:
+            if ch in '"\\':
+                out.append("\\" + ch)
+            elif ch == "\n":
+                out.append("\\n")
+            elif ch == "\r":
+                out.append("\\r")
+            elif ch == "\t":
+                out.append("\\t")
+            else:
+                out.append(ch)
+        return '"' + "".join(out) + '"'
+    raise TypeError(type(value))
+
+
+def value_text(value, indent):
+    pad = "  " * indent
+    if isinstance(value, dict):
+        inner = "".join(f"{pad}  {k} = {value_text(v, indent + 1)};\n" for k, v in value.items())
+        return "{\n" + inner + pad + "}"
+    if isinstance(value, (list, tuple)):
+        if isinstance(value, list) and value and type(value[0]) in (str, int) and len({type(v) for v in value}) == 1:
+            return "[ " + ", ".join(scalar(v) for v in value) + " ]"
+        return "(\n" + ",\n".join(f"{pad}  {value_text(v, indent + 1)}" for v in value) + "\n" + pad + ")"
+    return scalar(value)
+
+
+def to_libconfig(config):
+    return "".join(f"{k} = {value_text(v, 0)};\n" for k, v in config.items())
+
+
+def ports_of(routes):
+    found = []
+    for r in routes:
+        for port in r["match"]["ports"]:
+            if isinstance(port, int) and port not in found:
+                found.append(port)
+    return found
+
+
+def respond(name, ports, body="ok\n", status=200, domains=None, path=None, tls=None, **match):
+    """A route that answers by itself."""
+    r = {"name": name, "match": {"ports": list(ports), **match},
+         "action": {"type": "respond", "status": status, "body": body}}
+    return finish_route(r, domains, path, tls)
+
+
+def forward(name, ports, targets, domains=None, path=None, tls=None, **match):
+    """A route to origins on loopback; targets are ports or (host, port)."""
+    listed = [{"host": t[0], "port": t[1]} if isinstance(t, tuple) else {"host": "127.0.0.1", "port": t}
+              for t in targets]
+    r = {"name": name, "match": {"ports": list(ports), **match}, "action": {"type": "forward", "targets": tuple(listed)}}
+    return finish_route(r, domains, path, tls)
+
+
+def redirect(name, ports, location, status=301, domains=None, path=None, tls=None, **match):
+    r = {"name": name, "match": {"ports": list(ports), **match},
+         "action": {"type": "redirect", "location": location, "status": status}}
+    return finish_route(r, domains, path, tls)
+
+
+def block(name, ports, domains=None, path=None, status=None, **match):
+    r = {"name": name, "match": {"ports": list(ports), **match}, "action": {"type": "block"}}
+    if status:
+        r["action"]["status"] = status
+    return finish_route(r, domains, path, None)
+
+
+AUTO = {"mode": "terminate", "certificate": "auto"}
+
+
+def static_tls(chain_file, key_file):
+    return {"mode": "terminate", "certificate": {"chain_file": chain_file, "key_file": key_file}}
+
+
+def finish_route(r, domains, path, tls):
+    if domains:
+        r["match"]["domains"] = list(domains)
+    if path:
+        r["match"]["path"] = path
+    if tls:
+        r["action"]["tls"] = tls
+    return r
