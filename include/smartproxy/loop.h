@@ -37,8 +37,11 @@ struct task {
 };
 
 enum err loop_new(struct loop **ret_loop) SP_MUST_USE;
+/* Runs what was posted or deferred and not run yet, then frees; io objects that are still in it are
+ * forgotten. */
 void loop_free(struct loop *loop);
-/* Runs until loop_stop. Asserts before each wait that no RCU read section is open. */
+/* Runs until loop_stop (one call of it ends one loop_run, also if it came before). Asserts before
+ * each wait that no RCU read section is open. */
 void loop_run(struct loop *loop) SP_NO_RCU;
 void loop_stop(struct loop *loop);
 
@@ -47,7 +50,8 @@ int64_t loop_now_ms(const struct loop *loop);
 /* Turns so far, readable by any thread (stall detector). */
 uint64_t loop_turns(const struct loop *loop);
 
-/* events: EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLET as wanted; one epoll_ctl each. */
+/* events: EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLET as wanted; one epoll_ctl each. The fd is set in io
+ * before. On failure (ERR_LIMIT: max_user_watches, ERR_NOMEM, ERR_SYSTEM) nothing changed. */
 enum err loop_add(struct loop *loop, struct io *io, uint32_t events) SP_MUST_USE;
 enum err loop_change(struct loop *loop, struct io *io, uint32_t events) SP_MUST_USE;
 /* Takes the io out (does not close the fd) and sets fd to -1; events of this turn that wait for it
@@ -62,7 +66,8 @@ void loop_timer_disarm(struct loop *loop, struct timer *timer);
 /* Any thread: run is called on the loop's thread, in order of posting. Wakes the loop if it sleeps.
  */
 void loop_post(struct loop *loop, struct task *task);
-/* Own thread: run is called at the end of this turn, when no event of the turn is left. */
+/* Own thread: run is called at the end of this turn, when no event of the turn is left, in order of
+ * deferring; what run itself defers comes at the end of the next turn, which does not wait. */
 void loop_defer(struct loop *loop, struct task *task);
 
 /* Runs work on a helper thread, then done on the loop's thread. For what blocks (RSA keys, name

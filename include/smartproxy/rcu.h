@@ -65,6 +65,11 @@ static inline void sp_rcu_leave(void)
 	SP_TSAN_RELEASE();
 	rcu_read_unlock();
 }
+/* Whether the calling thread is inside a read section; for assertions. */
+static inline int sp_rcu_is_reading(void)
+{
+	return rcu_read_ongoing();
+}
 #define sp_rcu_load(pp)    __atomic_load_n((pp), __ATOMIC_CONSUME)
 #define sp_rcu_swap(pp, v) __atomic_exchange_n((pp), (v), __ATOMIC_ACQ_REL)
 static inline void sp_rcu_retire(struct rcu_head *head, void (*destroy)(struct rcu_head *))
