@@ -69,10 +69,8 @@ def redirect(name, ports, location, status=301, domains=None, path=None, tls=Non
     return finish_route(r, domains, path, tls)
 
 
-def block(name, ports, domains=None, path=None, status=None, **match):
+def block(name, ports, domains=None, path=None, **match):
     r = {"name": name, "match": {"ports": list(ports), **match}, "action": {"type": "block"}}
-    if status:
-        r["action"]["status"] = status
     return finish_route(r, domains, path, None)
 
 
