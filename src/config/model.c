@@ -1,0 +1,207 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "load.h"
+#include "problems.h"
+#include "smartproxy/assert.h"
+#include "smartproxy/config.h"
+#include "smartproxy/fault.h"
+#include "source.h"
+#include "value.h"
+
+#define MODEL_MAX_BYTES   ((size_t)4 << 30)
+#define SCRATCH_MAX_BYTES ((size_t)4 << 30)
+#define DEPTH_MAX         8
+
+static void free_model(struct config *config)
+{
+	struct arena *arena = config ? config->arena : NULL;
+	if (arena)
+		arena_fini(arena);
+	free(arena);
+	free(config);
+}
+
+static struct config *new_model(const char *file)
+{
+	struct config *config = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*config));
+	struct arena *arena = calloc(1, sizeof(*arena));
+	if (!config || !arena) {
+		free(config);
+		free(arena);
+		return NULL;
+	}
+	arena_init(arena, MODEL_MAX_BYTES, NULL);
+	config->arena = arena;
+	config->ref_cnt = 1;
+	config->file = arena_strdup(arena, file);
+	if (config->file)
+		return config;
+	free_model(config);
+	return NULL;
+}
+
+void config_get(struct config *config)
+{
+	config->ref_cnt++;
+}
+
+void config_put(struct config *config)
+{
+	if (!config)
+		return;
+	SP_ASSERT(config->ref_cnt > 0);
+	if (--config->ref_cnt == 0)
+		free_model(config);
+}
+
+/* What one load works with besides the model. */
+struct work {
+	struct arena scratch;
+	struct source source;
+	struct value_document document;
+	struct value_error error;
+	struct config *config;
+	struct loader loader;
+};
+
+static void work_fini(struct work *w)
+{
+	value_document_fini(&w->document);
+	source_fini(&w->source);
+	arena_fini(&w->scratch);
+	free_model(w->config);
+}
+
+static enum err add_syntax_error(const struct work *w, struct config_problems *problems)
+{
+	enum err e = problems_add(problems, w->error.file ? w->error.file : w->config->file,
+				  w->error.line, NULL, "%s", w->error.message);
+	return e ? e : ERR_CONFIG;
+}
+
+static enum err parse_file(struct work *w, const char *file, struct config_problems *problems,
+			   const struct value **ret_root)
+{
+	enum err e = source_read(&w->source, file, &w->scratch, problems);
+	if (e)
+		return e;
+	e = value_from_libconfig(&w->source, &w->scratch, &w->document, ret_root, &w->error);
+	return e == ERR_SYNTAX ? add_syntax_error(w, problems) : e;
+}
+
+/* The checks among routes, and the verdict. */
+static enum err judge(struct work *w, const struct value *routes, size_t problem_cnt)
+{
+	if (!w->loader.error)
+		w->loader.error = check_routes(&w->loader, w->config, routes);
+	if (w->loader.error)
+		return w->loader.error;
+	return w->loader.problems->cnt > problem_cnt ? ERR_CONFIG : ERR_OK;
+}
+
+static enum err begin(struct work *w, const char *file, struct config_problems *problems)
+{
+	*w = (struct work){ .config = new_model(file) };
+	arena_init(&w->scratch, SCRATCH_MAX_BYTES, NULL);
+	if (!w->config)
+		return ERR_NOMEM;
+	w->loader.arena = w->config->arena;
+	w->loader.problems = problems;
+	return ERR_OK;
+}
+
+enum err config_load(const char *file, struct config **ret_config, struct config_problems *reterr)
+{
+	struct work w;
+	const struct value *root = NULL;
+	size_t problem_cnt = reterr->cnt;
+	enum err e = begin(&w, file, reterr);
+	if (!e)
+		e = parse_file(&w, file, reterr, &root);
+	if (!e) {
+		load_group(&w.loader, &key_root, NULL, root, w.config);
+		e = judge(&w, value_member(root, "routes"), problem_cnt);
+		problems_sort(reterr);
+	}
+	if (!e) {
+		*ret_config = w.config;
+		w.config = NULL;
+	}
+	work_fini(&w);
+	return e;
+}
+
+/* Copies every string of a tree of groups that lies in the struct data itself. */
+static enum err copy_strings(struct arena *arena, const struct key_group *root, char *data)
+{
+	struct {
+		const struct key_group *group;
+		size_t ix;
+	} levels[DEPTH_MAX] = { { .group = root } };
+	size_t depth = 1;
+	while (depth) {
+		const struct key_group *group = levels[depth - 1].group;
+		size_t ix = levels[depth - 1].ix++;
+		const struct key *key = ix < group->cnt ? &group->keys[ix] : NULL;
+		if (!key) {
+			depth--;
+		} else if (key->type == KEY_GROUP) {
+			SP_ASSERT(depth < DEPTH_MAX && key->offset == 0);
+			levels[depth].group = key->group;
+			levels[depth++].ix = 0;
+		} else if (key->type == KEY_STRING) {
+			const char *s;
+			memcpy(&s, data + key->offset, sizeof(s));
+			const char *copy = s ? arena_strdup(arena, s) : NULL;
+			if (s && !copy)
+				return ERR_NOMEM;
+			memcpy(data + key->offset, &copy, sizeof(copy));
+		}
+	}
+	return ERR_OK;
+}
+
+/* All of base but its routes. */
+static enum err copy_base(struct config *config, const struct config *base)
+{
+	struct config copy = *base;
+	copy.ref_cnt = config->ref_cnt;
+	copy.file = config->file;
+	copy.arena = config->arena;
+	copy.routes = NULL;
+	copy.route_cnt = 0;
+	*config = copy;
+	return copy_strings(config->arena, &key_root, (char *)config);
+}
+
+enum err config_with_routes(const struct config *base, const char *json, size_t len,
+			    struct config **ret_config, struct config_problems *reterr)
+{
+	struct work w;
+	const struct value *root = NULL;
+	size_t problem_cnt = reterr->cnt;
+	enum err e = begin(&w, "(api)", reterr);
+	if (!e)
+		e = copy_base(w.config, base);
+	if (!e && len > SOURCE_MAX_BYTES) {
+		text_format(w.error.message, sizeof(w.error.message),
+			    "the list is larger than 256 MiB");
+		e = ERR_SYNTAX;
+	}
+	if (!e)
+		e = value_from_json(json, len, &w.scratch, &w.document, &root, &w.error);
+	if (e == ERR_SYNTAX)
+		e = add_syntax_error(&w, reterr);
+	if (!e) {
+		load_key(&w.loader, key_find(&key_root, "routes"), root, w.config);
+		e = judge(&w, root, problem_cnt);
+	}
+	if (!e) {
+		*ret_config = w.config;
+		w.config = NULL;
+	}
+	work_fini(&w);
+	return e;
+}
