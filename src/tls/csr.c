@@ -96,8 +96,8 @@ const EVP_MD *tls_pkey_digest(const EVP_PKEY *pkey)
 	return EVP_PKEY_is_a(pkey, "ED25519") ? NULL : EVP_sha256();
 }
 
-/* The request's one extension; its subject stays empty, so a CA that reads RFC 6125 needs the SAN
- * to be critical or not alike (RFC 2985, 5.4.2; RFC 8555, 7.4). */
+/* The request's one extension. The subject stays empty: a CA reads the names here (RFC 8555, 7.4).
+ */
 static bool add_san(X509_REQ *req, GENERAL_NAMES *san)
 {
 	STACK_OF(X509_EXTENSION) *exts = NULL;

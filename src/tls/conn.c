@@ -1,0 +1,309 @@
+#include <errno.h>
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "cert.h"
+#include "smartproxy/assert.h"
+#include "smartproxy/fault.h"
+#include "wire/tls.h"
+#include "worker.h"
+
+/* One server connection. Its worker writes all of it. */
+struct tls_conn {
+	SSL *ssl;
+	struct tls_cert *cert;
+	int fd;
+	/* Bytes read before TLS took over, not yet taken by OpenSSL. NULL: none. */
+	uint8_t *fed;
+	size_t fed_len, fed_at;
+	int sys_errno;   /* of the last failed recv or send */
+	bool is_dry;     /* the last look at the socket found nothing, so nothing whole waits inside
+			    either */
+	bool is_tcp_eof; /* the client's FIN was seen */
+	bool has_failed; /* OpenSSL allows no further call */
+	bool is_notify_sent; /* close_notify */
+	const char *error;   /* static or error_text */
+	char error_text[128];
+};
+
+static BIO_METHOD *method;
+
+/* ---- the BIO: fed bytes first, then the socket ---- */
+
+static int take_fed(struct tls_conn *conn, char *dst, int cap)
+{
+	size_t len = conn->fed_len - conn->fed_at;
+	if (len > (size_t)cap)
+		len = (size_t)cap;
+	memcpy(dst, conn->fed + conn->fed_at, len);
+	conn->fed_at += len;
+	if (conn->fed_at == conn->fed_len) {
+		free(conn->fed);
+		conn->fed = NULL;
+		conn->fed_len = conn->fed_at = 0;
+	}
+	return (int)len;
+}
+
+static int read_bio(BIO *bio, char *dst, int cap)
+{
+	struct tls_conn *conn = BIO_get_data(bio);
+	BIO_clear_retry_flags(bio);
+	if (cap <= 0)
+		return 0;
+	conn->is_dry = false;
+	if (conn->fed != NULL)
+		return take_fed(conn, dst, cap);
+	ssize_t n;
+	do
+		n = recv(conn->fd, dst, (size_t)cap, 0);
+	while (n < 0 && errno == EINTR);
+	if (n > 0)
+		return (int)n;
+	conn->is_dry = true;
+	if (n == 0) {
+		conn->is_tcp_eof = true;
+		return 0;
+	}
+	if (errno == EAGAIN || errno == EWOULDBLOCK)
+		BIO_set_retry_read(bio);
+	else
+		conn->sys_errno = errno;
+	return -1;
+}
+
+static int write_bio(BIO *bio, const char *src, int len)
+{
+	struct tls_conn *conn = BIO_get_data(bio);
+	BIO_clear_retry_flags(bio);
+	ssize_t n;
+	do
+		n = send(conn->fd, src, (size_t)len, MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	if (n >= 0)
+		return (int)n;
+	if (errno == EAGAIN || errno == EWOULDBLOCK)
+		BIO_set_retry_write(bio);
+	else
+		conn->sys_errno = errno;
+	return -1;
+}
+
+/* End of file is not told here: OpenSSL would make it a fatal error, after which the answer to a
+ * client that has shut down its sending side could not be written any more. */
+static long control_bio(BIO *bio, int cmd, long num, void *ptr)
+{
+	(void)bio, (void)num, (void)ptr;
+	return cmd == BIO_CTRL_FLUSH ? 1 : 0;
+}
+
+enum err tls_conn_init(void)
+{
+	int type = BIO_get_new_index();
+	if (type == -1)
+		return ERR_TLS;
+	method = BIO_meth_new(type | BIO_TYPE_SOURCE_SINK, "smartproxy connection");
+	if (method == NULL)
+		return ERR_NOMEM;
+	BIO_meth_set_read(method, read_bio);
+	BIO_meth_set_write(method, write_bio);
+	BIO_meth_set_ctrl(method, control_bio);
+	return ERR_OK;
+}
+
+void tls_conn_fini(void)
+{
+	BIO_meth_free(method);
+	method = NULL;
+}
+
+/* ---- life ---- */
+
+static enum err set_up(struct tls_conn *conn, SSL_CTX *ctx, uint64_t slot_hash)
+{
+	const struct tls_cert *cert = conn->cert;
+	conn->ssl = SSL_new(ctx);
+	BIO *bio = conn->ssl == NULL ? NULL : BIO_new(method);
+	if (bio == NULL)
+		return ERR_NOMEM;
+	BIO_set_data(bio, conn);
+	BIO_set_init(bio, 1);
+	SSL_set_bio(conn->ssl, bio, bio);
+	/* Counts up what the certificate holds; nothing is parsed or copied. */
+	if (SSL_use_cert_and_key(conn->ssl, cert->leaf, cert->pkey, cert->chain, 1) != 1 ||
+	    SSL_set_session_id_context(conn->ssl, (const unsigned char *)&slot_hash,
+				       sizeof(slot_hash)) != 1)
+		return ERR_TLS;
+	SSL_set_accept_state(conn->ssl);
+	return ERR_OK;
+}
+
+enum err tls_conn_new(struct tls_worker *worker, int fd, struct tls_cert *cert, uint64_t slot_hash,
+		      struct tls_conn **ret_conn)
+{
+	SP_ASSERT(method != NULL);
+	struct tls_conn *conn = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*conn));
+	if (conn == NULL)
+		return ERR_NOMEM;
+	tls_cert_get(cert);
+	conn->cert = cert;
+	conn->fd = fd;
+	conn->error = "";
+	ERR_clear_error();
+	enum err e = set_up(conn, worker->ctx, slot_hash);
+	ERR_clear_error();
+	if (e != ERR_OK) {
+		tls_conn_free(conn);
+		return e;
+	}
+	*ret_conn = conn;
+	return ERR_OK;
+}
+
+void tls_conn_free(struct tls_conn *conn)
+{
+	if (conn == NULL)
+		return;
+	SSL_free(conn->ssl);
+	tls_cert_put(conn->cert);
+	free(conn->fed);
+	free(conn);
+}
+
+enum err tls_conn_feed(struct tls_conn *conn, const void *data, size_t len)
+{
+	if (len == 0)
+		return ERR_OK;
+	size_t held = conn->fed_len - conn->fed_at;
+	if (len > WIRE_HELLO_MAX - held)
+		return ERR_LIMIT;
+	uint8_t *fed = fault_hits(FAULT_MALLOC) ? NULL : malloc(held + len);
+	if (fed == NULL)
+		return ERR_NOMEM;
+	if (held > 0)
+		memcpy(fed, conn->fed + conn->fed_at, held);
+	memcpy(fed + held, data, len);
+	free(conn->fed);
+	conn->fed = fed;
+	conn->fed_len = held + len;
+	conn->fed_at = 0;
+	conn->is_dry = false;
+	return ERR_OK;
+}
+
+/* ---- steps ---- */
+
+static enum step fail(struct tls_conn *conn, const char *why)
+{
+	conn->has_failed = true;
+	conn->error = why;
+	return STEP_FAIL;
+}
+
+static enum step fail_in_ssl(struct tls_conn *conn)
+{
+	return fail(conn, tls_error_take(conn->error_text, sizeof(conn->error_text)));
+}
+
+/* The socket ended or broke under OpenSSL. */
+static enum step end_of_socket(struct tls_conn *conn, bool is_reading)
+{
+	ERR_clear_error();
+	if (is_reading && conn->is_tcp_eof) {
+		conn->error = "the client closed TCP without close_notify";
+		return STEP_EOF;
+	}
+	char text[96];
+	text_format(conn->error_text, sizeof(conn->error_text), "%s: %s",
+		    is_reading ? "recv" : "send", strerror_r(conn->sys_errno, text, sizeof(text)));
+	return fail(conn, conn->error_text);
+}
+
+/* The step that a call's result rc (1: success) stands for. is_reading: the call was one that
+ * reads. */
+static enum step judge(struct tls_conn *conn, int rc, bool is_reading)
+{
+	if (SP_LIKELY(rc == 1))
+		return STEP_DONE;
+	switch (SSL_get_error(conn->ssl, rc)) {
+	case SSL_ERROR_WANT_READ:
+		return STEP_READ;
+	case SSL_ERROR_WANT_WRITE:
+		return STEP_WRITE;
+	case SSL_ERROR_ZERO_RETURN:
+		conn->error = "the client sent close_notify";
+		return is_reading ? STEP_EOF : fail(conn, conn->error);
+	case SSL_ERROR_SYSCALL:
+		return end_of_socket(conn, is_reading);
+	default:
+		return fail_in_ssl(conn);
+	}
+}
+
+enum step tls_conn_handshake(struct tls_conn *conn)
+{
+	if (conn->has_failed)
+		return STEP_FAIL;
+	ERR_clear_error();
+	enum step step = judge(conn, SSL_do_handshake(conn->ssl), true);
+	if (step == STEP_FAIL && (conn->sys_errno == ECONNRESET || conn->sys_errno == EPIPE))
+		return STEP_EOF;
+	return step;
+}
+
+enum step tls_conn_read(struct tls_conn *conn, void *dst, size_t cap, size_t *ret_len)
+{
+	if (conn->has_failed)
+		return STEP_FAIL;
+	ERR_clear_error();
+	return judge(conn, SSL_read_ex(conn->ssl, dst, cap, ret_len), true);
+}
+
+enum step tls_conn_write(struct tls_conn *conn, const void *src, size_t len, size_t *ret_len)
+{
+	SP_ASSERT(len > 0);
+	if (conn->has_failed)
+		return STEP_FAIL;
+	ERR_clear_error();
+	return judge(conn, SSL_write_ex(conn->ssl, src, len, ret_len), false);
+}
+
+bool tls_conn_has_pending(const struct tls_conn *conn)
+{
+	if (conn->has_failed)
+		return false;
+	if (SSL_pending(conn->ssl) > 0)
+		return true;
+	return !conn->is_dry && (conn->fed != NULL || SSL_has_pending(conn->ssl) == 1);
+}
+
+enum step tls_conn_close_notify(struct tls_conn *conn)
+{
+	if (conn->has_failed || conn->is_notify_sent || !SSL_is_init_finished(conn->ssl))
+		return STEP_DONE;
+	ERR_clear_error();
+	int rc = SSL_shutdown(conn->ssl);
+	/* 0: sent, the client's has not come, which nobody waits for. */
+	enum step step = rc >= 0 ? STEP_DONE : judge(conn, rc, false);
+	conn->is_notify_sent = step == STEP_DONE;
+	return step;
+}
+
+void tls_conn_info(const struct tls_conn *conn, struct tls_conn_info *ret_info)
+{
+	const unsigned char *alpn = NULL;
+	unsigned alpn_len = 0;
+	ret_info->version = SSL_get_version(conn->ssl);
+	ret_info->cipher = SSL_get_cipher_name(conn->ssl);
+	ret_info->is_resumed = SSL_session_reused(conn->ssl) == 1;
+	SSL_get0_alpn_selected(conn->ssl, &alpn, &alpn_len);
+	text_escape(ret_info->alpn, sizeof(ret_info->alpn), (const char *)alpn, alpn_len);
+}
+
+const char *tls_conn_error(const struct tls_conn *conn)
+{
+	return conn->error;
+}
