@@ -82,7 +82,7 @@ static enum state step_ext(enum state state, char byte)
 			return EXT_NAME;
 		if (byte == '\r')
 			return SIZE_LF;
-		/* fall through */
+		__attribute__((fallthrough));
 	case EXT_NAME_GAP:
 		if (byte == '=')
 			return EXT_VALUE_START;
@@ -94,7 +94,7 @@ static enum state step_ext(enum state state, char byte)
 	case EXT_VALUE:
 		if (is_token)
 			return EXT_VALUE;
-		/* fall through */
+		__attribute__((fallthrough));
 	case EXT_QUOTED_END:
 		if (byte == '\r')
 			return SIZE_LF;
@@ -104,7 +104,7 @@ static enum state step_ext(enum state state, char byte)
 			return EXT_QUOTED_END;
 		if (byte == '\\')
 			return EXT_ESCAPE;
-		/* fall through */
+		__attribute__((fallthrough));
 	default: /* EXT_ESCAPE */
 		return wire_scan_ctl_portable(&byte, 1) == 1 ? EXT_QUOTED : FAILED;
 	}

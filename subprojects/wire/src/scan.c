@@ -1,4 +1,4 @@
-#include "wire/h1.h"
+#include "scan.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -39,7 +39,7 @@ __attribute__((target("avx2"))) static inline unsigned mask_32(const char *at)
 	return (unsigned)_mm256_movemask_epi8(_mm256_or_si256(_mm256_andnot_si256(tab, low), del));
 }
 
-__attribute__((target("sse4.2"))) static size_t scan_sse(const char *data, size_t len)
+__attribute__((target("sse4.2"))) size_t wire_scan_ctl_sse(const char *data, size_t len)
 {
 	size_t i = 0;
 	for (; len - i >= 16; i += 16) {
@@ -50,7 +50,7 @@ __attribute__((target("sse4.2"))) static size_t scan_sse(const char *data, size_
 	return i + wire_scan_ctl_portable(data + i, len - i);
 }
 
-__attribute__((target("avx2"))) static size_t scan_avx2(const char *data, size_t len)
+__attribute__((target("avx2"))) size_t wire_scan_ctl_avx2(const char *data, size_t len)
 {
 	size_t i = 0;
 	for (; len - i >= 32; i += 32) {
@@ -58,7 +58,7 @@ __attribute__((target("avx2"))) static size_t scan_avx2(const char *data, size_t
 		if (mask != 0)
 			return i + (size_t)__builtin_ctz(mask);
 	}
-	return i + scan_sse(data + i, len - i);
+	return i + wire_scan_ctl_sse(data + i, len - i);
 }
 
 /* __builtin_cpu_supports reads a constant that libgcc fills at start: one load and one branch a
@@ -66,9 +66,9 @@ __attribute__((target("avx2"))) static size_t scan_avx2(const char *data, size_t
 size_t wire_scan_ctl(const char *data, size_t len)
 {
 	if (__builtin_cpu_supports("avx2"))
-		return scan_avx2(data, len);
+		return wire_scan_ctl_avx2(data, len);
 	if (__builtin_cpu_supports("sse4.2"))
-		return scan_sse(data, len);
+		return wire_scan_ctl_sse(data, len);
 	return wire_scan_ctl_portable(data, len);
 }
 #else

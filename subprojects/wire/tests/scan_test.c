@@ -1,21 +1,33 @@
+#include "../src/scan.h"
 #include "run.h"
-#include "wire/h1.h"
 
-/* Each byte value, at each place of blocks of each length up to 70, at each alignment. */
+static const size_t lens[] = { 0, 1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 80 };
+
+static void check_scans(const char *data, size_t len, size_t want)
+{
+	ck_assert_uint_eq(wire_scan_ctl(data, len), want);
+	ck_assert_uint_eq(wire_scan_ctl_portable(data, len), want);
+#if defined(__x86_64__)
+	if (__builtin_cpu_supports("sse4.2"))
+		ck_assert_uint_eq(wire_scan_ctl_sse(data, len), want);
+	if (__builtin_cpu_supports("avx2"))
+		ck_assert_uint_eq(wire_scan_ctl_avx2(data, len), want);
+#endif
+}
+
+/* Each byte value, at each place of blocks around the vectors' sizes, at changing alignments. */
 START_TEST(finds_each_byte_everywhere)
 {
-	char byte = (char)_i;
-	bool is_ctl = (_i < 0x20 && _i != '\t') || _i == 0x7f;
-	for (size_t len = 0; len <= 70; len++) {
+	for (int byte = 0; byte < 256; byte++) {
+		bool is_ctl = (byte < 0x20 && byte != '\t') || byte == 0x7f;
+		size_t len = lens[_i];
 		for (size_t at = 0; at < len; at++) {
-			char block[110];
+			char block[120];
 			size_t shift = (at + len) % 33;
-			memset(block, _i % 2 == 0 ? 'a' : (char)0xff, sizeof(block));
-			block[shift + at] = byte;
+			memset(block, byte % 2 == 0 ? 'a' : 0xff, sizeof(block));
+			block[shift + at] = (char)byte;
 			block[shift + len] = '\n'; /* behind the end: must not be seen */
-			size_t want = is_ctl ? at : len;
-			ck_assert_uint_eq(wire_scan_ctl(block + shift, len), want);
-			ck_assert_uint_eq(wire_scan_ctl_portable(block + shift, len), want);
+			check_scans(block + shift, len, is_ctl ? at : len);
 		}
 	}
 }
@@ -51,7 +63,7 @@ int main(void)
 {
 	Suite *suite = suite_create("scan");
 	TCase *tc = tcase_create("scan");
-	tcase_add_loop_test(tc, finds_each_byte_everywhere, 0, 256);
+	tcase_add_loop_test(tc, finds_each_byte_everywhere, 0, ROW_CNT(lens));
 	tcase_add_test(tc, head_scan_resumes);
 	tcase_add_test(tc, head_scan_stays_failed);
 	suite_add_tcase(suite, tc);
