@@ -4,13 +4,19 @@
  *
  * Threads: control thread only; workers only read fds of a set they were handed. Lifetime: a set
  * lives in its registry from listeners_open to listeners_close. Update protocol (all or nothing):
- *   listeners_open(wanted)   binds what is new, exclusively first, listens on all of it only when
- * all of it is bound
- *   ... publish, hand change->opened to the workers ...
- *   listeners_commit()       what is no longer wanted is in change->dropped: the workers drain and
- * let go, listeners_close(set)     closes the sockets and verifies by sock_diag that none of ours
- * listens any more listeners_abort()        instead of commit: closes what was opened, nothing else
- * changed
+ *
+ * 1. listeners_open(wanted) binds what is new, exclusively first, and listens only when all of it
+ *    is bound.
+ * 2. ... publish, hand change->opened to the workers ...
+ * 3. listeners_commit(): what was in change->dropped is no longer wanted; the workers drain and let
+ *    go. Or listeners_abort(): closes what was opened, nothing else changed.
+ * 4. listeners_close(set) for each dropped one closes the sockets and verifies by sock_diag that
+ *    none of ours listens any more.
+ *
+ * One change at a time: listeners_open before the last one's commit or abort is ERR_BUSY. A set
+ * that was dropped and is wanted again before listeners_close is taken back: it is in
+ * change->opened, with no bind, and is not to be closed for the earlier drop. Addresses of ours may
+ * overlap on a port ("*" and 127.0.0.1): the more specific one gets its traffic.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -33,7 +39,8 @@ struct listener_set {
 
 /* Why a port could not be had, and who has it. */
 struct port_error {
-	enum err code; /* ERR_PORT_IN_USE, ERR_PORT_DENIED, ERR_ADDRESS, ERR_SYSTEM, ERR_VERIFY */
+	enum err code; /* ERR_PORT_IN_USE, _PORT_DENIED, _ADDRESS, _VERIFY, _LIMIT (descriptors),
+			  _NOMEM, _BUSY, _SYSTEM */
 	struct addr addr;
 	int sys_errno; /* of the failed call, for the text */
 	bool is_holder_known;
@@ -58,18 +65,20 @@ enum err listeners_new(unsigned sockets_per_set, int backlog, struct listeners *
 	SP_MUST_USE;
 /* Closes everything at once (end of the process); verified as listeners_close. */
 void listeners_free(struct listeners *ls) SP_ON_CONTROL;
-/* wanted holds distinct addresses. On failure nothing is open that was not before and *reterr says
- * why. EADDRINUSE is retried inside only for what passes by itself within some milliseconds (a
- * socket of ours being closed). */
+/* wanted holds distinct addresses with ports other than 0. On failure nothing is open that was not
+ * before and *reterr says why. EADDRINUSE is retried inside, 10 ms in all, only for what passes by
+ * itself (a socket of ours being closed). A machine without IPv6 gets 0.0.0.0 for "::"; the set's
+ * addr stays as wanted. */
 enum err listeners_open(struct listeners *ls, const struct addr *wanted, size_t wanted_cnt,
 			struct listener_change **ret_change, struct port_error *reterr)
 	SP_ON_CONTROL SP_MUST_USE;
-/* Frees change; the opened sets are now part of the registry. The dropped ones stay in it until
- * listeners_close. */
+/* Frees change (copy what it lists before); the opened sets are now part of the registry. The
+ * dropped ones stay in it until listeners_close. */
 void listeners_commit(struct listeners *ls, struct listener_change *change) SP_ON_CONTROL;
 void listeners_abort(struct listeners *ls, struct listener_change *change) SP_ON_CONTROL;
 /* Closes a set that no worker holds any more and frees it. ERR_VERIFY (in *reterr too): the kernel
- * still shows a listening socket of this process there. */
+ * still shows a listening socket of this process there, after up to 1 s; the set is closed and
+ * freed all the same. */
 enum err listeners_close(struct listeners *ls, struct listener_set *set, struct port_error *reterr)
 	SP_ON_CONTROL SP_MUST_USE;
 size_t listeners_cnt(const struct listeners *ls);
