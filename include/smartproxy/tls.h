@@ -39,8 +39,8 @@ struct tls_cert;
  * be NULL). */
 enum err tls_cert_from_pem(const char *chain, size_t chain_len, const char *key, size_t key_len,
 			   struct tls_cert **ret_cert, struct text *reterr_text) SP_MUST_USE;
-/* Warns in the log, naming the file, when the key is readable by others. ERR_NOENT, ERR_SYSTEM and
- * the ones above. */
+/* Warns in the log, naming the file, when the key is readable by others. ERR_NOENT, ERR_SYSTEM,
+ * ERR_INVALID (not a regular file, above 1 MiB) and the ones above. */
 enum err tls_cert_from_files(const char *chain_file, const char *key_file,
 			     struct tls_cert **ret_cert, struct text *reterr_text) SP_MUST_USE;
 /* Self-signed P-256, valid 7 days, marked as placeholder. */
@@ -89,8 +89,10 @@ enum err tls_tickets_rotate(void) SP_ON_CONTROL SP_MUST_USE;
 
 /* ---- server connections ---- */
 struct tls_conn;
-/* fd stays the caller's. cert is referenced by the connection; resumption is bound to slot_hash (a
- * session of one slot is never resumed under another). */
+/* fd stays the caller's. The connection counts cert up; the caller keeps and puts its own
+ * reference. A worker thread registered with RCU (the ticket keys are read in a short section of
+ * its own); resumption is bound to slot_hash (a session of one slot is never resumed under
+ * another). */
 enum err tls_conn_new(struct tls_worker *worker, int fd, struct tls_cert *cert, uint64_t slot_hash,
 		      struct tls_conn **ret_conn) SP_NO_RCU SP_MUST_USE;
 uint64_t tls_slot_hash(const struct tls_slot *slot);
@@ -107,7 +109,9 @@ enum step tls_conn_read(struct tls_conn *conn, void *dst, size_t cap, size_t *re
  * a moved buffer. */
 enum step tls_conn_write(struct tls_conn *conn, const void *src, size_t len, size_t *ret_len)
 	SP_NO_RCU;
-/* True when decrypted bytes wait inside, so that no new read event will come for them. */
+/* True when bytes wait inside, so that no new read event will come for them. False after each
+ * STEP_READ; may be true once when only a part of a record is held: the next read then says
+ * STEP_READ. */
 bool tls_conn_has_pending(const struct tls_conn *conn);
 /* Sends close_notify, once; does not wait for the client's. */
 enum step tls_conn_close_notify(struct tls_conn *conn) SP_NO_RCU;
@@ -118,5 +122,5 @@ struct tls_conn_info {
 	char alpn[32];
 };
 void tls_conn_info(const struct tls_conn *conn, struct tls_conn_info *ret_info);
-/* Why the last step failed, static or owned by conn; printable. */
+/* Why the last step failed or was an EOF, static or owned by conn; printable. "": nothing yet. */
 const char *tls_conn_error(const struct tls_conn *conn);

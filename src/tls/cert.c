@@ -83,38 +83,40 @@ void tls_cert_retire(struct tls_cert *cert)
 	sp_rcu_retire(&cert->rcu, drop_retired);
 }
 
+/* No further certificate could be read after cnt: the text has ended, or it is damaged. */
+static enum err judge_end(const struct source *src, int cnt)
+{
+	char why[128];
+	bool is_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+	tls_error_take(why, sizeof(why));
+	if (is_end && cnt > 0)
+		return ERR_OK;
+	if (is_end)
+		complain(src,
+			 "%s: no certificate in it; expected PEM, \"-----BEGIN CERTIFICATE-----\"",
+			 src->chain_name);
+	else
+		complain(src, "%s: certificate %d cannot be read (%s)", src->chain_name, cnt + 1,
+			 why);
+	return ERR_SYNTAX;
+}
+
 /* All certificates of the text, in its order. Other blocks (a key in the same file) are passed
  * over. */
 static enum err read_chain(const struct source *src, BIO *bio, STACK_OF(X509) * all)
 {
-	char why[128];
 	for (;;) {
 		X509 *x509 = PEM_read_bio_X509(bio, NULL, NULL, NULL);
 		int cnt = sk_X509_num(all);
-		if (x509 == NULL) {
-			bool is_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
-			tls_error_take(why, sizeof(why));
-			if (is_end && cnt > 0)
-				return ERR_OK;
-			if (is_end)
-				complain(src,
-					 "%s: no certificate in it; expected PEM, \"-----BEGIN "
-					 "CERTIFICATE-----\"",
-					 src->chain_name);
-			else
-				complain(src, "%s: certificate %d cannot be read (%s)",
-					 src->chain_name, cnt + 1, why);
-			return ERR_SYNTAX;
-		}
-		if (cnt == CHAIN_MAX) {
-			complain(src, "%s: more than %d certificates", src->chain_name, CHAIN_MAX);
-			X509_free(x509);
-			return ERR_SYNTAX;
-		}
-		if (sk_X509_push(all, x509) == 0) {
-			X509_free(x509);
+		if (x509 == NULL)
+			return judge_end(src, cnt);
+		if (cnt < CHAIN_MAX && sk_X509_push(all, x509) > 0)
+			continue;
+		X509_free(x509);
+		if (cnt < CHAIN_MAX)
 			return ERR_NOMEM;
-		}
+		complain(src, "%s: more than %d certificates", src->chain_name, CHAIN_MAX);
+		return ERR_SYNTAX;
 	}
 }
 
@@ -146,22 +148,27 @@ static bool has_key(X509 *x509, const EVP_PKEY *pkey)
 	return public != NULL && EVP_PKEY_eq(public, pkey) == 1;
 }
 
-static enum err check_key(const struct source *src, const STACK_OF(X509) * all,
-			  const EVP_PKEY *pkey)
+static enum err check_type(const struct source *src, const EVP_PKEY *pkey)
 {
 	char type[32];
 	tls_pkey_name(pkey, type, sizeof(type));
-	if (EVP_PKEY_is_a(pkey, "RSA") && EVP_PKEY_get_bits(pkey) < RSA_BITS_MIN) {
+	if (EVP_PKEY_is_a(pkey, "RSA")) {
+		if (EVP_PKEY_get_bits(pkey) >= RSA_BITS_MIN)
+			return ERR_OK;
 		complain(src, "%s: RSA key of %d bits; %d or more are needed", src->key_name,
 			 EVP_PKEY_get_bits(pkey), RSA_BITS_MIN);
 		return ERR_TLS;
 	}
-	if (!EVP_PKEY_is_a(pkey, "RSA") && strcmp(type, "p256") != 0 && strcmp(type, "p384") != 0 &&
-	    strcmp(type, "ED25519") != 0) {
-		complain(src, "%s: key type %s is not supported; use P-256, P-384, RSA or Ed25519",
-			 src->key_name, type);
-		return ERR_TLS;
-	}
+	if (strcmp(type, "p256") == 0 || strcmp(type, "p384") == 0 || strcmp(type, "ED25519") == 0)
+		return ERR_OK;
+	complain(src, "%s: key type %s is not supported; use P-256, P-384, RSA or Ed25519",
+		 src->key_name, type);
+	return ERR_TLS;
+}
+
+static enum err check_key(const struct source *src, const STACK_OF(X509) * all,
+			  const EVP_PKEY *pkey)
+{
 	if (has_key(sk_X509_value(all, 0), pkey))
 		return ERR_OK;
 	for (int i = 1; i < sk_X509_num(all); i++) {
@@ -209,7 +216,9 @@ static enum err read_key(const struct source *src, const struct tls_pem *key, EV
 static enum err build_cert(const struct source *src, STACK_OF(X509) * all, EVP_PKEY *pkey,
 			   struct tls_cert **ret_cert)
 {
-	enum err e = check_key(src, all, pkey);
+	enum err e = check_type(src, pkey);
+	if (e == ERR_OK)
+		e = check_key(src, all, pkey);
 	if (e == ERR_OK)
 		e = check_order(src, all);
 	if (e != ERR_OK)

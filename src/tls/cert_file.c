@@ -11,7 +11,7 @@
 #include "smartproxy/fault.h"
 #include "smartproxy/log.h"
 
-#define FILE_BYTES_MAX (1024 * 1024)
+#define FILE_BYTES_MAX 1048576L
 
 /* A file's content; may hold a key. */
 struct content {

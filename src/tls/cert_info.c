@@ -121,9 +121,9 @@ enum err tls_cert_info_fill(X509 *x509, const EVP_PKEY *pkey, struct tls_cert_in
 	enum err e = fill_names(x509, info);
 	if (e != ERR_OK)
 		return e;
-	if (info->name_cnt > 0)
-		text_escape(info->subject, sizeof(info->subject), info->names[0],
-			    strlen(info->names[0]));
+	const char *first = info->name_cnt > 0 ? info->names[0] : NULL;
+	if (first != NULL)
+		text_escape(info->subject, sizeof(info->subject), first, strlen(first));
 	else
 		tls_x509_name_text(X509_get_subject_name(x509), info->subject,
 				   sizeof(info->subject));
