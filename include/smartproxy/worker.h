@@ -24,7 +24,7 @@ struct workers_options {
 };
 
 enum err workers_start(const struct workers_options *options, struct workers **ret_workers)
-	SP_MUST_USE;
+	SP_ON_CONTROL SP_NO_RCU SP_MUST_USE;
 /* Each worker takes its socket of the set; on return all do. ERR_TIMEOUT: a worker did not answer
  * in time_ms. */
 enum err workers_adopt(struct workers *ws, struct listener_set *set, int64_t time_ms)

@@ -1,0 +1,162 @@
+/* HTTP/1.1 towards the client: the first implementation of struct client_side (RFC 9112). */
+#include <string.h>
+
+#include "proxy.h"
+
+static enum step refuse(struct exchange *x, unsigned status, enum exchange_end end)
+{
+	x->reply = status;
+	x->end = end;
+	x->wants_close = true;
+	return STEP_FAIL;
+}
+
+static enum step refuse_reason(struct exchange *x, enum wire_reason reason)
+{
+	struct worker *w = x->worker;
+	stat_add(&w->stats.rejects[(unsigned)reason % SP_ARRAY_LEN(w->stats.rejects)], 1);
+	unsigned status = wire_h1_status(reason);
+	log_debug("proxy", "request refused conn=%llu reason=%s status=%u",
+		  (unsigned long long)x->conn->id, wire_reason_name(reason), status);
+	return refuse(x, status,
+		      status == 414 || status == 431 ? EXCHANGE_END_TOO_LARGE
+						     : EXCHANGE_END_BAD_REQUEST);
+}
+
+/* Copies the head into the exchange's arena and parses it there: it stays for retries while the
+ * buffer goes on. */
+static enum step take_head(struct exchange *x, size_t head_len)
+{
+	struct conn *conn = x->conn;
+	struct worker *w = x->worker;
+	char *head = arena_alloc(&x->arena, head_len);
+	if (head == NULL)
+		return refuse(x, 503, EXCHANGE_END_NO_MEMORY);
+	memcpy(head, buf_at(&conn->in), head_len);
+	buf_consume(&conn->in, head_len);
+	buf_release_if_empty(&conn->in, &w->bufs);
+	conn->scan = (struct wire_h1_scan){ 0 };
+	conn->request_cnt++;
+	stat_add(&w->stats.requests, 1);
+	struct wire_h1_limits limits = { .target_bytes = w->settings.target_bytes,
+					 .field_cnt = w->settings.field_cnt };
+	struct wire_h1_request *request = &x->request;
+	enum wire_reason reason =
+		wire_h1_parse_request(head, head_len, &limits, w->fields, request);
+	if (reason != WIRE_OK)
+		return refuse_reason(x, reason);
+	request->fields = arena_alloc(&x->arena, request->field_cnt * sizeof(*request->fields));
+	if (request->fields == NULL)
+		return refuse(x, 503, EXCHANGE_END_NO_MEMORY);
+	memcpy(request->fields, w->fields, request->field_cnt * sizeof(*request->fields));
+	x->wants_close = request->wants_close || w->is_draining;
+	x->request_body.framing = request->is_chunked ? FRAMING_CHUNKED
+				  : request->has_length && request->content_length > 0
+					  ? FRAMING_LENGTH
+					  : FRAMING_NONE;
+	x->request_body.left = request->content_length;
+	x->request_body.is_done = x->request_body.framing == FRAMING_NONE;
+	return STEP_DONE;
+}
+
+static enum step more_head(struct exchange *x)
+{
+	struct conn *conn = x->conn;
+	if (buf_len(&conn->in) >= x->worker->settings.head_bytes)
+		return refuse_reason(x, WIRE_HEAD_TOO_LARGE);
+	if (!buf_reserve(&conn->in, &x->worker->bufs) && !buf_grow(&conn->in, &x->worker->bufs))
+		return refuse(x, 503, EXCHANGE_END_NO_MEMORY);
+	size_t len = 0;
+	enum step step = conn_recv(conn, buf_tail(&conn->in), buf_space(&conn->in), &len);
+	if (step == STEP_DONE) {
+		conn->in.end += (uint32_t)len;
+	} else if (step == STEP_EOF || step == STEP_FAIL) {
+		/* Not one whole head: nobody to answer. */
+		return refuse(x, 0, EXCHANGE_END_CLIENT_GONE);
+	}
+	return step;
+}
+
+static enum step read_head(struct exchange *x)
+{
+	struct conn *conn = x->conn;
+	for (;;) {
+		size_t head_len = 0;
+		enum wire_step found = WIRE_MORE;
+		if (buf_len(&conn->in) > 0)
+			found = wire_h1_scan_head(&conn->scan, buf_at(&conn->in),
+						  buf_len(&conn->in), &head_len);
+		if (found == WIRE_FAIL)
+			return refuse_reason(x, conn->scan.reason);
+		if (found == WIRE_DONE)
+			return head_len > x->worker->settings.head_bytes
+				       ? refuse_reason(x, WIRE_HEAD_TOO_LARGE)
+				       : take_head(x, head_len);
+		enum step step = more_head(x);
+		if (step != STEP_DONE)
+			return step;
+	}
+}
+
+static enum step recv_body(struct exchange *x, void *dst, size_t cap, size_t *ret_len)
+{
+	enum step step = conn_recv(x->conn, dst, cap, ret_len);
+	if (step == STEP_DONE)
+		x->progress_ms = loop_now_ms(x->worker->loop);
+	return step;
+}
+
+static enum step read_body(struct exchange *x, char *dst, size_t cap, size_t *ret_len)
+{
+	struct body_reader reader = { &x->request_body, &x->conn->in, recv_body,
+				      x->worker->settings.field_cnt };
+	x->has_body_started = true;
+	enum step step = body_read(x, &reader, dst, cap, ret_len);
+	if (step == STEP_FAIL && x->request_body.reason != WIRE_OK) {
+		enum wire_reason reason = x->request_body.reason;
+		stat_add(&x->worker->stats.rejects[(unsigned)reason %
+						   SP_ARRAY_LEN(x->worker->stats.rejects)],
+			 1);
+	}
+	return step;
+}
+
+static enum step flush(struct exchange *x)
+{
+	struct flow *flow = &x->to_client;
+	while (buf_len(&flow->buf) > 0) {
+		size_t len = 0;
+		enum step step = conn_send(x->conn, buf_at(&flow->buf), buf_len(&flow->buf), &len);
+		if (step != STEP_DONE)
+			return step;
+		buf_consume(&flow->buf, len);
+		flow->sent_bytes += len;
+		x->progress_ms = loop_now_ms(x->worker->loop);
+	}
+	buf_release_if_empty(&flow->buf, &x->worker->bufs);
+	return STEP_DONE;
+}
+
+static void finish(struct exchange *x)
+{
+	struct conn *conn = x->conn;
+	if (x->wants_close || !x->request_body.is_done || x->to_client.framing == FRAMING_CLOSE) {
+		conn_linger(conn);
+		return;
+	}
+	conn_arm_timer(conn, loop_now_ms(conn->worker->loop) + conn->worker->settings.idle_ms);
+}
+
+static void abort_client(struct exchange *x)
+{
+	conn_close(x->conn);
+}
+
+const struct client_side client_h1 = {
+	.read_head = read_head,
+	.read_body = read_body,
+	.write_head = head_write_response,
+	.flush = flush,
+	.finish = finish,
+	.abort = abort_client,
+};

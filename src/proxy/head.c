@@ -1,0 +1,336 @@
+/* What is written: request heads to targets, answers and replies to clients. Always from the parsed
+ * form, never copied. */
+#include <string.h>
+
+#include "proxy.h"
+#include "smartproxy/text.h"
+
+/* Appends to a flow's buffer, which grows to the head size once; afterwards a lack of room marks
+ * the writer failed. */
+struct writer {
+	struct exchange *x;
+	struct buf *buf;
+	bool has_failed;
+};
+
+static void put(struct writer *w, const char *s, size_t len)
+{
+	if (w->has_failed || len == 0)
+		return;
+	if (len > buf_space(w->buf)) {
+		if (w->buf->cap == BUF_HEAD_BYTES || !buf_grow(w->buf, &w->x->worker->bufs) ||
+		    len > buf_space(w->buf)) {
+			w->has_failed = true;
+			return;
+		}
+	}
+	memcpy(buf_tail(w->buf), s, len);
+	w->buf->end += (uint32_t)len;
+}
+
+static void put_text(struct writer *w, const char *s)
+{
+	put(w, s, strlen(s));
+}
+
+#define PUT(w, literal) put((w), (literal), sizeof(literal) - 1)
+
+static void put_span(struct writer *w, const struct wire_span *span)
+{
+	put(w, span->at, span->len);
+}
+
+static void put_number(struct writer *w, uint64_t value)
+{
+	char digits[24];
+	size_t at = sizeof(digits);
+	do {
+		digits[--at] = (char)('0' + value % 10);
+		value /= 10;
+	} while (value > 0);
+	put(w, digits + at, sizeof(digits) - at);
+}
+
+static void put_field(struct writer *w, const struct wire_field *field)
+{
+	put_span(w, &field->name);
+	PUT(w, ": ");
+	put_span(w, &field->value);
+	PUT(w, "\r\n");
+}
+
+static bool start(struct writer *w, struct exchange *x, struct buf *buf)
+{
+	*w = (struct writer){ .x = x, .buf = buf };
+	return buf_reserve(buf, &x->worker->bufs);
+}
+
+/* ---- to targets ---- */
+
+/* The client's own address is what this edge knows; what the client said of itself is not passed
+ * on. */
+static bool is_rewritten(enum wire_field_id id)
+{
+	switch (id) {
+	case WIRE_FIELD_HOST:
+	case WIRE_FIELD_CONTENT_LENGTH:
+	case WIRE_FIELD_TRANSFER_ENCODING:
+	case WIRE_FIELD_CONNECTION:
+	case WIRE_FIELD_EXPECT:
+	case WIRE_FIELD_TE:
+	case WIRE_FIELD_UPGRADE:
+	case WIRE_FIELD_X_FORWARDED_FOR:
+	case WIRE_FIELD_X_FORWARDED_PROTO:
+	case WIRE_FIELD_X_FORWARDED_HOST:
+	case WIRE_FIELD_X_FORWARDED_PORT:
+	case WIRE_FIELD_FORWARDED:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void put_forwarded(struct writer *w)
+{
+	const struct exchange *x = w->x;
+	const struct conn *conn = x->conn;
+	char ip[ADDR_TEXT_MAX];
+	(void)addr_format_ip(ip, sizeof(ip), &conn->client);
+	const char *proto = conn->tls != NULL ? "https" : "http";
+	PUT(w, "X-Forwarded-For: ");
+	put_text(w, ip);
+	PUT(w, "\r\nX-Forwarded-Proto: ");
+	put_text(w, proto);
+	if (x->request.host.len > 0) {
+		PUT(w, "\r\nX-Forwarded-Host: ");
+		put_span(w, &x->request.host);
+	}
+	/* RFC 7239, 4 and 6: an IPv6 address is bracketed and quoted, a host may hold ':' and is
+	 * quoted. */
+	bool is_v6 = strchr(ip, ':') != NULL;
+	put_text(w, is_v6 ? "\r\nForwarded: for=\"[" : "\r\nForwarded: for=");
+	put_text(w, ip);
+	put_text(w, is_v6 ? "]\"" : "");
+	if (x->request.host.len > 0) {
+		PUT(w, ";host=\"");
+		put_span(w, &x->request.host);
+		PUT(w, "\"");
+	}
+	PUT(w, ";proto=");
+	put_text(w, proto);
+	PUT(w, "\r\n");
+}
+
+static void put_request_framing(struct writer *w)
+{
+	const struct wire_h1_request *request = &w->x->request;
+	if (request->is_chunked) {
+		PUT(w, "Transfer-Encoding: chunked\r\n");
+	} else if (request->has_length) {
+		PUT(w, "Content-Length: ");
+		put_number(w, (uint64_t)request->content_length);
+		PUT(w, "\r\n");
+	}
+	if (request->accepts_trailers)
+		PUT(w, "TE: trailers\r\n");
+}
+
+bool head_write_request(struct exchange *x)
+{
+	struct writer w;
+	if (!start(&w, x, &x->to_upstream.buf))
+		return false;
+	const struct wire_h1_request *request = &x->request;
+	put_span(&w, &request->method_text);
+	PUT(&w, " ");
+	put_span(&w, &request->target);
+	PUT(&w, " HTTP/1.1\r\nHost: ");
+	if (x->route->config->action.wants_host_kept && request->host.len > 0)
+		put_span(&w, &request->host);
+	else
+		put_text(&w, upstream_name(x->up->upstream));
+	PUT(&w, "\r\n");
+	for (uint32_t i = 0; i < request->field_cnt; i++) {
+		const struct wire_field *field = &request->fields[i];
+		if (!field->is_dropped && !is_rewritten(field->id))
+			put_field(&w, field);
+	}
+	put_forwarded(&w);
+	put_request_framing(&w);
+	PUT(&w, "\r\n");
+	return !w.has_failed;
+}
+
+bool head_write_trailers(struct flow *flow, const struct body_source *source, bool is_wanted)
+{
+	for (uint32_t i = 0; is_wanted && i < source->trailer_cnt; i++) {
+		const struct wire_field *field = &source->trailers[i];
+		size_t len = (size_t)field->name.len + field->value.len + 4;
+		/* The final empty line must fit as well. */
+		if (field->is_dropped || len + 2 > buf_space(&flow->buf))
+			continue;
+		(void)buf_append(&flow->buf, field->name.at, field->name.len);
+		(void)buf_append(&flow->buf, ": ", 2);
+		(void)buf_append(&flow->buf, field->value.at, field->value.len);
+		(void)buf_append(&flow->buf, "\r\n", 2);
+	}
+	return true;
+}
+
+/* ---- to clients ---- */
+
+static const struct {
+	unsigned status;
+	const char *phrase;
+} phrases[] = {
+	{ 100, "Continue" },
+	{ 102, "Processing" },
+	{ 103, "Early Hints" },
+	{ 200, "OK" },
+	{ 201, "Created" },
+	{ 202, "Accepted" },
+	{ 204, "No Content" },
+	{ 206, "Partial Content" },
+	{ 301, "Moved Permanently" },
+	{ 302, "Found" },
+	{ 303, "See Other" },
+	{ 304, "Not Modified" },
+	{ 307, "Temporary Redirect" },
+	{ 308, "Permanent Redirect" },
+	{ 400, "Bad Request" },
+	{ 401, "Unauthorized" },
+	{ 403, "Forbidden" },
+	{ 404, "Not Found" },
+	{ 405, "Method Not Allowed" },
+	{ 408, "Request Timeout" },
+	{ 409, "Conflict" },
+	{ 410, "Gone" },
+	{ 413, "Content Too Large" },
+	{ 414, "URI Too Long" },
+	{ 417, "Expectation Failed" },
+	{ 418, "I'm a teapot" },
+	{ 421, "Misdirected Request" },
+	{ 429, "Too Many Requests" },
+	{ 431, "Request Header Fields Too Large" },
+	{ 451, "Unavailable For Legal Reasons" },
+	{ 500, "Internal Server Error" },
+	{ 501, "Not Implemented" },
+	{ 502, "Bad Gateway" },
+	{ 503, "Service Unavailable" },
+	{ 504, "Gateway Timeout" },
+	{ 505, "HTTP Version Not Supported" },
+};
+
+const char *head_reason_phrase(unsigned status)
+{
+	for (size_t i = 0; i < SP_ARRAY_LEN(phrases); i++) {
+		if (phrases[i].status == status)
+			return phrases[i].phrase;
+	}
+	return "";
+}
+
+static void put_status(struct writer *w, unsigned status, const struct wire_span *phrase)
+{
+	PUT(w, "HTTP/1.1 ");
+	put_number(w, status);
+	PUT(w, " ");
+	if (phrase != NULL)
+		put_span(w, phrase);
+	else
+		put_text(w, head_reason_phrase(status));
+	PUT(w, "\r\n");
+}
+
+static void put_connection(struct writer *w)
+{
+	if (w->x->wants_close)
+		PUT(w, "Connection: close\r\n");
+	else if (w->x->request.minor == 0)
+		PUT(w, "Connection: keep-alive\r\n");
+}
+
+static void put_date(struct writer *w)
+{
+	PUT(w, "Date: ");
+	put_text(w, worker_date(w->x->worker));
+	PUT(w, "\r\n");
+}
+
+bool head_write_response(struct exchange *x, const struct wire_h1_response *response)
+{
+	struct writer w;
+	if (!start(&w, x, &x->to_client.buf))
+		return false;
+	put_status(&w, response->status, &response->reason_phrase);
+	bool has_date = false;
+	bool is_final = response->status >= 200;
+	for (uint32_t i = 0; i < response->field_cnt; i++) {
+		const struct wire_field *field = &response->fields[i];
+		has_date |= field->id == WIRE_FIELD_DATE;
+		if (field->is_dropped || field->id == WIRE_FIELD_CONTENT_LENGTH ||
+		    field->id == WIRE_FIELD_TRANSFER_ENCODING ||
+		    field->id == WIRE_FIELD_CONNECTION || field->id == WIRE_FIELD_UPGRADE)
+			continue;
+		put_field(&w, field);
+	}
+	if (is_final) {
+		if (!has_date)
+			put_date(&w);
+		if (x->to_client.framing == FRAMING_CHUNKED) {
+			PUT(&w, "Transfer-Encoding: chunked\r\n");
+		} else if (response->has_length && response->status != 204) {
+			PUT(&w, "Content-Length: ");
+			put_number(&w, (uint64_t)response->content_length);
+			PUT(&w, "\r\n");
+		}
+		put_connection(&w);
+	}
+	PUT(&w, "\r\n");
+	return !w.has_failed;
+}
+
+static void put_own_fields(struct writer *w)
+{
+	const struct exchange *x = w->x;
+	bool has_type = false;
+	if (x->location != NULL) {
+		PUT(w, "Location: ");
+		put_text(w, x->location);
+		PUT(w, "\r\n");
+	}
+	bool is_respond = x->end == EXCHANGE_END_LOCAL && x->route != NULL &&
+			  x->route->config->action.type == CONFIG_RESPOND &&
+			  x->reply == x->route->config->action.status;
+	for (size_t i = 0; is_respond && i < x->route->config->action.header_cnt; i++) {
+		const struct config_field *field = &x->route->config->action.headers[i];
+		has_type |= strcasecmp(field->name, "content-type") == 0;
+		put_text(w, field->name);
+		PUT(w, ": ");
+		put_text(w, field->value);
+		PUT(w, "\r\n");
+	}
+	if (!has_type && x->reply_text_len > 0)
+		PUT(w, "Content-Type: text/plain; charset=utf-8\r\n");
+}
+
+/* A whole answer of our own: x->reply, x->reply_text, x->location. */
+bool head_write_reply(struct exchange *x)
+{
+	struct writer w;
+	if (!start(&w, x, &x->to_client.buf))
+		return false;
+	put_status(&w, x->reply, NULL);
+	put_date(&w);
+	put_own_fields(&w);
+	bool has_body = x->reply != 204 && x->reply != 304;
+	if (has_body) {
+		PUT(&w, "Content-Length: ");
+		put_number(&w, x->reply_text_len);
+		PUT(&w, "\r\n");
+	}
+	put_connection(&w);
+	PUT(&w, "\r\n");
+	x->to_client.framing = FRAMING_LENGTH;
+	return !w.has_failed;
+}

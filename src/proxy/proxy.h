@@ -1,0 +1,289 @@
+#pragma once
+/* proxy: the objects of the data plane, shared by the files of this room. All of it belongs to one
+ * worker thread.
+ *
+ *   worker     one thread, one loop, its pools and counters
+ *   conn       one client connection: accept, TLS, then one exchange after another
+ *   exchange   one request and its answer
+ *   flow       payload under way in one direction of an exchange, framed in place
+ */
+#include <stdint.h>
+
+#include "smartproxy/arena.h"
+#include "smartproxy/assert.h"
+#include "smartproxy/buf.h"
+#include "smartproxy/generation.h"
+#include "smartproxy/list.h"
+#include "smartproxy/log.h"
+#include "smartproxy/loop.h"
+#include "smartproxy/thread.h"
+#include "smartproxy/tls.h"
+#include "smartproxy/upstream.h"
+#include "smartproxy/worker.h"
+#include "wire/h1.h"
+#include "wire/tls.h"
+#include "wire/uri.h"
+
+#define EXCHANGE_ARENA_CAP \
+	(512u * 1024) /* heads of both directions, their fields, what is written of them */
+#define EXCHANGES_KEPT 256
+#define DISCARD_MAX \
+	(64 * 1024) /* of a body that nobody reads, before the connection is closed instead */
+#define LINGER_MS         1000
+#define HELLO_DEADLINE_MS 5000
+#define INFORMATIONAL_MAX 16 /* 1xx answers passed on before one request's final answer */
+#define PUMP_ROUNDS_MAX   16 /* buffers moved for one connection before others get their turn */
+
+/* ---- worker ---- */
+struct worker_listener {
+	struct list link;
+	struct io io;
+	struct worker *worker;
+	struct addr addr;
+	uint64_t set_id;
+	struct timer resume_timer; /* after descriptors ran out */
+};
+
+/* What a worker needs of the configuration before a route is known; copied when a new generation is
+ * first seen. */
+struct worker_settings {
+	uint64_t generation_number;
+	int64_t header_ms, idle_ms, connect_ms, response_ms, total_ms;
+	uint32_t head_bytes, field_cnt, target_bytes, connections;
+	int64_t body_bytes;
+};
+
+struct worker {
+	unsigned ix;
+	struct workers *all;
+	struct loop *loop;
+	struct thread *thread;
+	struct log_ring *log_ring;
+	struct tls_worker *tls;
+	struct challenge_table *challenges;
+	struct buf_pool bufs;
+	struct arena_cache arena_cache;
+	struct upstream_worker upstream;
+	struct list conns;
+	struct list listeners;
+	struct list free_exchanges;
+	uint32_t free_exchange_cnt;
+	bool is_draining;
+	struct task stop_task;
+	struct task ping_task; /* stall detector: posted by control */
+	bool is_ping_out;      /* atomic */
+	int64_t ping_ms;       /* control's own */
+	uint64_t next_conn_id;
+	int64_t date_unix_s; /* second that date_text shows */
+	int64_t date_checked_ms;
+	char date_text[32];
+	struct worker_settings settings;
+	struct wire_field fields[WIRE_FIELDS_MAX]; /* scratch of the parser */
+	struct worker_stats stats; /* written by this worker (relaxed), read by control */
+};
+
+/* A counter of this worker, read by the control thread at any time. */
+static inline void stat_add(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+/* "Mon, 23 Nov 2026 03:32:54 GMT" of now, refreshed once a second. */
+const char *worker_date(struct worker *w);
+
+/* Looks at the published generation; cheap when it has not changed. */
+void worker_refresh_settings(struct worker *w);
+void worker_listener_accept(struct worker_listener *l);
+
+/* ---- flow ---- */
+enum framing { FRAMING_NONE, FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
+
+/* How a body arrives on one side. */
+struct body_source {
+	enum framing framing;
+	int64_t left;  /* FRAMING_LENGTH: bytes still to come */
+	int64_t total; /* payload bytes read */
+	struct wire_chunked chunked;
+	bool is_done;
+	enum wire_reason reason;     /* of a failed decode */
+	struct wire_field *trailers; /* exchange arena; after a chunked body */
+	uint32_t trailer_cnt;
+};
+
+/* One direction. buf holds bytes that are ready to be sent: heads, then payload framed in place. */
+struct flow {
+	struct buf buf;
+	enum framing framing; /* of the receiving side */
+	bool is_ended;        /* the last byte, framing included, is in buf or was sent */
+	bool has_failed;      /* the receiving side takes no more */
+	uint64_t sent_bytes;
+};
+
+struct exchange;
+
+/* ---- the two sides of an exchange; h1 is the first implementation of both ---- */
+struct client_side {
+	/* STEP_DONE: exchange->request is filled. STEP_FAIL: exchange->reply says what to answer
+	 * (0: just close). */
+	enum step (*read_head)(struct exchange *x);
+	/* Appends payload to flow->buf. STEP_DONE: something came or the body is at its end
+	 * (request_body.is_done). */
+	enum step (*read_body)(struct exchange *x, char *dst, size_t cap, size_t *ret_len);
+	/* Puts the head of the answer into to_client.buf. false: it does not fit. */
+	bool (*write_head)(struct exchange *x, const struct wire_h1_response *response);
+	/* Sends what to_client.buf holds. */
+	enum step (*flush)(struct exchange *x);
+	/* After the last byte: the next request may be read, or the connection ends. */
+	void (*finish)(struct exchange *x);
+	/* The answer cannot be completed: the client must see that. */
+	void (*abort)(struct exchange *x);
+};
+struct upstream_side {
+	bool (*write_head)(struct exchange *x);
+	enum step (*flush)(struct exchange *x);
+	enum step (*read_head)(struct exchange *x, struct wire_h1_response *ret_response);
+	enum step (*read_body)(struct exchange *x, char *dst, size_t cap, size_t *ret_len);
+	/* Back to the pool if nothing speaks against it. */
+	void (*finish)(struct exchange *x);
+	void (*abort)(struct exchange *x);
+};
+extern const struct client_side client_h1;
+extern const struct upstream_side upstream_h1;
+
+/* ---- exchange ---- */
+enum exchange_state {
+	EXCHANGE_READ_HEAD,
+	EXCHANGE_ROUTE,
+	EXCHANGE_ADMIT,
+	EXCHANGE_CONNECT,
+	EXCHANGE_SEND_HEAD,
+	EXCHANGE_AWAIT_HEAD,
+	EXCHANGE_RELAY,
+	EXCHANGE_ANSWER,
+	EXCHANGE_REPLY,
+	EXCHANGE_FINISH,
+	EXCHANGE_STATE_CNT,
+};
+
+struct exchange {
+	struct list link; /* of the worker's free ones */
+	struct worker *worker;
+	struct conn *conn;
+	const struct client_side *client;
+	const struct upstream_side *upstream;
+	enum exchange_state state;
+	enum exchange_end end;
+	struct arena arena;
+	int64_t start_ms;
+	int64_t progress_ms; /* last time that a byte moved */
+	int64_t state_ms;    /* when the state was entered */
+
+	/* request; spans point into the arena */
+	struct wire_h1_request request;
+	char host[WIRE_HOST_MAX]; /* normalised, no port */
+	size_t host_len;
+	char *path; /* normalised */
+	size_t path_len;
+	struct body_source request_body;
+	struct flow to_upstream;
+	bool has_body_started; /* payload was taken from the client: not repeatable */
+	bool has_continued;    /* 100 was sent, or is not wanted */
+
+	/* decision */
+	const struct generation *generation; /* pinned from ROUTE to FINISH; NULL before */
+	const struct route *route;
+
+	/* target */
+	struct upstream_conn *up;
+	struct buf up_in;
+	struct wire_h1_scan up_scan;
+	unsigned try_cnt;
+	unsigned addr_ix;
+	uint32_t schedule_at;
+	bool has_retried;
+	unsigned informational_cnt;
+
+	/* answer */
+	struct wire_h1_response response;
+	struct body_source response_body;
+	struct flow to_client;
+	unsigned status;        /* of the answer; 0: none was sent */
+	unsigned reply;         /* status of a reply of our own */
+	const char *reply_text; /* body of the reply; static or arena */
+	size_t reply_text_len;
+	const char *location; /* redirect */
+	bool is_head_sent;    /* of the final answer: too late for another one */
+	bool wants_close;     /* the client connection ends after this */
+	char challenge[CHALLENGE_TEXT_MAX];
+};
+
+/* Starts with the head's first byte (or the first look for it). NULL: no memory. */
+struct exchange *exchange_new(struct conn *conn);
+/* Runs until it waits; may end the exchange (conn->exchange is NULL then) or close the connection.
+ */
+void exchange_run(struct exchange *x);
+/* The connection's timer: the exchange looks at what is overdue. Returns when to look again. */
+void exchange_on_timer(struct exchange *x);
+/* The connection ends under it (worker stop). */
+void exchange_drop(struct exchange *x, enum exchange_end end);
+void exchanges_free(struct worker *w);
+
+/* Heads and replies (head.c). false: no memory. */
+bool head_write_request(struct exchange *x);
+bool head_write_response(struct exchange *x, const struct wire_h1_response *response);
+bool head_write_reply(struct exchange *x);
+bool head_write_trailers(struct flow *flow, const struct body_source *source, bool is_wanted);
+const char *head_reason_phrase(unsigned status);
+
+/* Flows (flow.c): fills flow->buf from a side's body and frames it. STEP_DONE: flow->buf has bytes
+ * or flow->is_ended. */
+enum step flow_fill(struct exchange *x, struct flow *flow, struct body_source *source,
+		    enum step (*read_body)(struct exchange *x, char *dst, size_t cap,
+					   size_t *ret_len));
+/* Reads payload out of in (what came with the head) and then by recv. Shared by both sides. */
+struct body_reader {
+	struct body_source *source;
+	struct buf *in;
+	enum step (*recv)(struct exchange *x, void *dst, size_t cap, size_t *ret_len);
+	uint32_t field_max;
+};
+enum step body_read(struct exchange *x, const struct body_reader *reader, char *dst, size_t cap,
+		    size_t *ret_len);
+
+/* ---- conn ---- */
+enum conn_state { CONN_HELLO, CONN_HANDSHAKE, CONN_HTTP, CONN_LINGER, CONN_CLOSED };
+
+struct conn {
+	struct io io; /* armed once, edge-triggered, both directions */
+	struct list link;
+	struct worker *worker;
+	enum conn_state state;
+	struct addr client, listen;
+	uint16_t port;
+	uint64_t id;
+	struct tls_conn *tls; /* NULL: plain */
+	uint64_t slot_hash;   /* of the certificate slot in use */
+	bool has_sni;
+	unsigned tls_version;
+	struct buf in;
+	struct wire_h1_scan scan;
+	struct exchange *exchange; /* NULL between requests */
+	uint32_t request_cnt;
+	bool is_readable, is_writable, has_hung_up, has_eof;
+	bool is_running; /* inside conn_run: no re-entry */
+	bool is_posted;
+	struct timer timer;
+	struct task run_task, free_task;
+	uint32_t linger_bytes;
+};
+
+void conn_accept(struct worker *w, int fd, const struct addr *client, const struct addr *listen);
+void conn_run(struct conn *conn);
+/* Runs again when the others have had their turn. */
+void conn_post(struct conn *conn);
+void conn_close(struct conn *conn);
+/* The answer has been sent: no more is written; what the client still sends is read for a moment,
+ * so that it sees the answer and not a reset. */
+void conn_linger(struct conn *conn);
+void conn_arm_timer(struct conn *conn, int64_t due_ms);
+enum step conn_recv(struct conn *conn, void *dst, size_t cap, size_t *ret_len);
+enum step conn_send(struct conn *conn, const void *src, size_t len, size_t *ret_len);

@@ -1,0 +1,132 @@
+/* HTTP/1.1 towards the target: the first implementation of struct upstream_side (RFC 9112). */
+#include <string.h>
+
+#include "proxy.h"
+
+static enum step flush(struct exchange *x)
+{
+	struct flow *flow = &x->to_upstream;
+	while (buf_len(&flow->buf) > 0) {
+		size_t len = 0;
+		enum step step =
+			upstream_conn_write(x->up, buf_at(&flow->buf), buf_len(&flow->buf), &len);
+		if (step != STEP_DONE)
+			return step;
+		buf_consume(&flow->buf, len);
+		flow->sent_bytes += len;
+		stat_add(&x->worker->stats.upstream_bytes_out, len);
+		x->progress_ms = loop_now_ms(x->worker->loop);
+	}
+	buf_release_if_empty(&flow->buf, &x->worker->bufs);
+	return STEP_DONE;
+}
+
+static enum step recv_some(struct exchange *x, void *dst, size_t cap, size_t *ret_len)
+{
+	if (!x->up->is_readable)
+		return STEP_READ;
+	enum step step = upstream_conn_read(x->up, dst, cap, ret_len);
+	if (step == STEP_DONE) {
+		stat_add(&x->worker->stats.upstream_bytes_in, *ret_len);
+		x->progress_ms = loop_now_ms(x->worker->loop);
+	}
+	return step;
+}
+
+static enum step take_head(struct exchange *x, size_t head_len, struct wire_h1_response *response)
+{
+	struct worker *w = x->worker;
+	char *head = arena_alloc(&x->arena, head_len);
+	if (head == NULL)
+		return STEP_FAIL;
+	memcpy(head, buf_at(&x->up_in), head_len);
+	buf_consume(&x->up_in, head_len);
+	buf_release_if_empty(&x->up_in, &w->bufs);
+	x->up_scan = (struct wire_h1_scan){ 0 };
+	struct wire_h1_limits limits = { .target_bytes = w->settings.target_bytes,
+					 .field_cnt = w->settings.field_cnt };
+	enum wire_reason reason =
+		wire_h1_parse_response(head, head_len, &limits, w->fields, response);
+	if (reason != WIRE_OK) {
+		x->response_body.reason = reason;
+		return STEP_FAIL;
+	}
+	response->fields = arena_alloc(&x->arena, response->field_cnt * sizeof(*response->fields));
+	if (response->fields == NULL)
+		return STEP_FAIL;
+	memcpy(response->fields, w->fields, response->field_cnt * sizeof(*response->fields));
+	return STEP_DONE;
+}
+
+static enum step read_head(struct exchange *x, struct wire_h1_response *ret_response)
+{
+	for (;;) {
+		size_t head_len = 0;
+		enum wire_step found = WIRE_MORE;
+		if (buf_len(&x->up_in) > 0)
+			found = wire_h1_scan_head(&x->up_scan, buf_at(&x->up_in),
+						  buf_len(&x->up_in), &head_len);
+		if (found == WIRE_FAIL) {
+			x->response_body.reason = x->up_scan.reason;
+			return STEP_FAIL;
+		}
+		if (found == WIRE_DONE)
+			return take_head(x, head_len, ret_response);
+		if (buf_len(&x->up_in) >= x->worker->settings.head_bytes) {
+			x->response_body.reason = WIRE_HEAD_TOO_LARGE;
+			return STEP_FAIL;
+		}
+		if (!buf_reserve(&x->up_in, &x->worker->bufs) &&
+		    !buf_grow(&x->up_in, &x->worker->bufs))
+			return STEP_FAIL;
+		size_t len = 0;
+		enum step step = recv_some(x, buf_tail(&x->up_in), buf_space(&x->up_in), &len);
+		if (step != STEP_DONE) {
+			buf_release_if_empty(&x->up_in, &x->worker->bufs);
+			return step;
+		}
+		x->up_in.end += (uint32_t)len;
+	}
+}
+
+static enum step read_body(struct exchange *x, char *dst, size_t cap, size_t *ret_len)
+{
+	struct body_reader reader = { &x->response_body, &x->up_in, recv_some,
+				      x->worker->settings.field_cnt };
+	return body_read(x, &reader, dst, cap, ret_len);
+}
+
+/* Kept only when the next answer on it cannot be mistaken: everything was sent, everything framed
+ * was read, and nothing came behind it. */
+static void finish(struct exchange *x)
+{
+	struct upstream_conn *up = x->up;
+	if (up == NULL)
+		return;
+	bool is_clean = x->request_body.is_done && x->to_upstream.is_ended &&
+			buf_len(&x->to_upstream.buf) == 0 && x->response_body.is_done &&
+			x->response_body.framing != FRAMING_CLOSE && buf_len(&x->up_in) == 0 &&
+			!x->response.wants_close && x->response.minor >= 1;
+	x->up = NULL;
+	if (is_clean)
+		upstream_conn_park(up);
+	else
+		upstream_conn_close(up);
+}
+
+static void abort_upstream(struct exchange *x)
+{
+	upstream_conn_close(x->up);
+	x->up = NULL;
+	buf_release(&x->up_in, &x->worker->bufs);
+	x->up_scan = (struct wire_h1_scan){ 0 };
+}
+
+const struct upstream_side upstream_h1 = {
+	.write_head = head_write_request,
+	.flush = flush,
+	.read_head = read_head,
+	.read_body = read_body,
+	.finish = finish,
+	.abort = abort_upstream,
+};
