@@ -404,7 +404,7 @@ def test_a_dead_target_is_passed_over(t):
 
 def test_redirect_templates(t):
     port = t.port()
-    t.proxy([redirect("q", [port], "https://{host}{path}?{query}", 302, path="/q"),
+    t.proxy([redirect("q", [port], "https://{host}{path}{query}", 302, path="/q"),
              redirect("p", [port], "http://{host}:{port}/moved", 308, path="/p"),
              redirect("r", [port], "https://{host}{path}", 301)])
     c = t.connect(port)

@@ -172,8 +172,8 @@ class Proxy:
 
     @property
     def pid(self):
-        """Of the proxy itself, below a wrapper as well."""
-        if not self.wrapper:
+        """Of the proxy itself, below strace as well (other wrappers become the proxy)."""
+        if not self.wrapper or self.wrapper[0] != "strace":
             return self.command.process.pid
         children = f"/proc/{self.command.process.pid}/task/{self.command.process.pid}/children"
 

@@ -1,0 +1,198 @@
+"""Configuration: -t, -T, all errors at once with file, line and key; nothing changes on a bad reload."""
+import os
+import re
+
+from sp import main, until
+from sp.conf import forward, redirect, respond, to_libconfig
+from sp.process import run_proxy
+
+GOOD = """global: { workers = 1; state_dir = "%(dir)s/state"; control = { path = "%(dir)s/c.sock"; }; };
+routes: (
+  { name = "a"; match = { ports = [ 8080 ]; domains = [ "a.test", "*.b.test" ]; path = "/x/*"; };
+    action = { type = "respond"; status = 200; body = "pong\\n"; }; },
+  { name = "b"; match = { ports = [ 8080 ]; }; action = { type = "redirect"; location = "https://{host}{path}"; }; },
+  { name = "c"; match = { ports = ( 8081, "9000-9010" ); };
+    action = { type = "forward"; targets = ( { host = "127.0.0.1"; port = 1; }, { host = "::1"; port = 2; weight = 3; } ); }; }
+);
+"""
+
+
+def write(t, text, name="x.conf"):
+    path = t.path(name)
+    with open(path, "w") as f:
+        f.write(text)
+    return path
+
+
+def test_t_accepts_a_good_file(t):
+    code, out, err = run_proxy("-t", "-c", write(t, GOOD % {"dir": t.dir}))
+    assert code == 0, out + err
+
+
+def test_T_round_trips(t):
+    code, first, err = run_proxy("-T", "-c", write(t, GOOD % {"dir": t.dir}))
+    assert code == 0, err
+    for word in ("header", "idle_upstream", "keep_port", "state_dir", "9000-9010"):
+        assert word in first, f"{word} is not printed"
+    code, second, err = run_proxy("-T", "-c", write(t, first, "y.conf"))
+    assert code == 0, err
+    assert first.replace("y.conf", "x.conf") == second.replace("y.conf", "x.conf")
+    assert run_proxy("-t", "-c", t.path("y.conf"))[0] == 0
+
+
+BAD = """global: {
+  workerz = 2;
+  state_dir = 5;
+};
+timeouts: { header = "10 parsecs"; idle = "-1s"; };
+acme: { port = 70000; };
+routes: (
+  { name = "a"; match = { ports = [ 0 ]; }; action = { type = "respnd"; }; },
+  { name = "a"; match = { prots = [ 80 ]; }; action = { type = "forward"; }; },
+  { match = { ports = [ 80 ]; domains = [ "a..b" ]; }; action = { type = "redirect"; status = 200; }; }
+);
+"""
+
+
+def test_all_errors_are_listed_with_file_line_and_key(t):
+    file = write(t, BAD)
+    code, out, err = run_proxy("-t", "-c", file)
+    text = out + err
+    assert code == 1, f"exit code {code}"
+    lines = [line for line in text.splitlines() if re.search(re.escape(file) + r":\d+: ", line)]
+    for line, path, hint in ((2, "global.workerz", "workers"), (3, "global.state_dir", ""), (5, "timeouts.header", ""),
+                             (5, "timeouts.idle", ""), (6, "acme.port", "65535"), (8, "routes[0].match.ports", ""),
+                             (8, "routes[0].action.type", "respond"), (9, "routes[1].match.prots", "ports"),
+                             (10, "routes[2].match.domains", "")):
+        found = [x for x in lines if f"{file}:{line}: " in x and path in x and hint in x]
+        assert found, f"no error for line {line}, {path} (hint {hint!r}) in:\n{text}"
+    assert len(lines) >= 12, text
+
+
+def test_syntax_errors_name_the_line(t):
+    file = write(t, "global: {\n  workers = 1;\n  state_dir = ;\n};\n")
+    code, out, err = run_proxy("-t", "-c", file)
+    assert code == 1 and f"{file}:3" in out + err, out + err
+
+
+def test_missing_and_unreadable_files(t):
+    for file in (t.path("none.conf"), t.dir):
+        code, out, err = run_proxy("-t", "-c", file)
+        assert code == 1 and file in out + err, out + err
+        code, out, err = run_proxy("-c", file)
+        assert code == 1 and file in out + err, out + err
+
+
+def test_odd_files_are_refused_without_harm(t):
+    for ix, data in enumerate((b"", b"\x00\x01\x02", b"\xff" * 1000, b"{" * 100000, b"(" * 100000, b'a = "' + b"x" * 1000000,
+                               b"routes = 5;", b"routes: ( 5, 6 );", b"@include \"/nonexistent\"\n", b"a = [1, \"b\"];")):
+        path = t.path(f"odd{ix}.conf")
+        with open(path, "wb") as f:
+            f.write(data)
+        code, out, err = run_proxy("-t", "-c", path)
+        assert code == 1 and (out + err).strip(), f"{data[:30]!r}: {code} {out}{err}"
+
+
+def test_bad_arguments(_t):
+    for args in (("-z",), ("-c",), ()):
+        code, out, err = run_proxy(*args)
+        assert code != 0 and (out + err).strip(), args
+    code, out, err = run_proxy("-h")
+    assert code == 0 and "-c" in out + err
+    code, out, err = run_proxy("-V")
+    assert code == 0 and re.search(r"\d+\.\d+", out + err)
+
+
+def test_start_with_errors_exits_1_and_opens_nothing(t):
+    p = t.proxy(start=False, text=BAD)
+    p.spawn()
+    assert p.wait_exit(10) == 1
+    assert "workerz" in p.log_text()
+
+
+def test_bad_reload_keeps_the_old_generation(t):
+    port = t.port()
+    p = t.proxy([respond("a", [port], "old")])
+    generation = p.status()["generation"]
+    good = p.config["routes"]
+    p.config["routes"] = (respond("a", [port], "new"), respond("a", [port], "twice"))
+    p.config["global"]["workerz"] = 5
+    p.write()
+    answer = p.reload()
+    assert 400 <= answer.status < 500 and "workerz" in answer.text, answer.text
+    mark = p.log_mark()
+    p.sighup()
+    p.wait_log("workerz", 5, mark)
+    assert p.status()["generation"] == generation
+    assert t.connect(port).get().body == b"old"
+    del p.config["global"]["workerz"]
+    p.write(good)
+    assert p.reload().status == 200
+
+
+def test_reload_applies_what_changed(t):
+    first, second = t.port(), t.port()
+    o = t.origin()
+    p = t.proxy([respond("a", [first], "old"), forward("keep", [second], [o.port])])
+    kept = t.connect(second)
+    assert kept.get().status == 200
+    third = t.port()
+    p.write([respond("a", [third], "new"), forward("keep", [second], [o.port])])
+    answer = p.reload()
+    assert answer.status == 200, answer.text
+    assert t.connect(third).get().body == b"new"
+    assert kept.get().status == 200, "a connection of a route that did not change was dropped"
+    try:
+        t.connect(first)
+        raise AssertionError("the removed port still answers")
+    except ConnectionRefusedError:
+        pass
+    p.write([respond("a", [first], "back"), redirect("keep", [second], "https://{host}{path}")])
+    mark = p.log_mark()
+    p.sighup()
+    until(lambda: t.connect(first).get().body == b"back", 5, "SIGHUP applied")
+    assert kept.get().status == 301, "a keep-alive connection does not see the new routes"
+    assert mark >= 0
+
+
+def test_settings_that_need_a_restart_are_named(t):
+    port = t.port()
+    p = t.proxy([respond("a", [port])], workers=1)
+    p.config["global"]["workers"] = 3
+    p.write()
+    mark = p.log_mark()
+    answer = p.reload()
+    text = answer.text + "\n".join(p.command.lines[mark:])
+    assert "workers" in text, text
+
+
+def test_a_hundred_thousand_routes(t):
+    port = t.port()
+    routes = [respond(f"r{ix}", [port], f"{ix}", domains=[f"h{ix}.example.test"]) for ix in range(20000)]
+    p = t.proxy(routes, workers=1)
+    c = t.connect(port)
+    for ix in (0, 777, 19999):
+        assert c.get(host=f"h{ix}.example.test").body == b"%d" % ix
+    p.write(routes[:10])
+    assert p.reload().status == 200
+    assert c.get(host="h777.example.test").status == 404
+
+
+def test_key_files_and_state_are_private(t):
+    port = t.port()
+    p = t.proxy([respond("a", [port])])
+    mode = os.stat(p.state_dir).st_mode & 0o777
+    assert mode & 0o077 == 0 or not os.listdir(p.state_dir), oct(mode)
+    assert os.stat(p.socket_path).st_mode & 0o777 == 0o660
+
+
+def test_written_text_is_libconfig(t):
+    code, out, err = run_proxy("-t", "-c", write(t, to_libconfig({
+        "global": {"workers": 1, "state_dir": t.path("s"), "control": {"path": t.path("c")}},
+        "routes": (respond("quote\"s", [80], 'tab\t"quotes" \\ \n'),)})))
+    assert code in (0, 1), err
+    assert "syntax" not in (out + err).lower(), out + err
+
+
+if __name__ == "__main__":
+    main()

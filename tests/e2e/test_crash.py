@@ -1,0 +1,217 @@
+"""SIGTERM, SIGKILL and reloads in the middle of orders: one order a certificate, no invalid authorization, a sound store."""
+import os
+import random
+import re
+import signal
+import time
+
+from sp import main, slow, until
+from sp.client import served_cert, tls_context
+from sp.conf import AUTO, respond
+from sp.process import run_proxy
+from sp.wait import pause
+
+
+def wish(name, port):
+    return respond(name, [port], name, domains=[name + ".test"], tls=AUTO)
+
+
+def triggered_cnt(ca):
+    """Challenges that the CA was told to validate."""
+    return len(re.findall(r"POST /chalZ/", ca.log()))
+
+
+def check_served(t, p, ca, port, names):
+    root = ca.root_file()
+    for name in names:
+        c = t.connect(port, tls=tls_context(root), server_name=name + ".test")
+        assert c.get(host=name + ".test").body == name.encode()
+        c.close()
+    assert not re.search(r"set aside|damaged", p.log_text()), "the store was not sound"
+
+
+def test_sigterm_while_a_challenge_is_triggered(t):
+    ca = t.pebble(nosleep=False, sleeptime=3)
+    port = t.port()
+    names = ["a", "b", "c"]
+    p = t.proxy([wish(n, port) for n in names], ca=ca)
+    until(lambda: triggered_cnt(ca) >= 3, 15, "challenges triggered")
+    begin = time.monotonic()
+    p.stop(10)
+    assert time.monotonic() - begin < 8
+    assert ca.invalid_authz_cnt() == 0
+    p.start()
+    p.wait_certs(3, 40)
+    check_served(t, p, ca, port, names)
+    ca.check_one_order_each(3)
+
+
+def test_sigterm_at_several_moments(t):
+    ca = t.pebble()
+    port = t.port()
+    names = []
+    for ix in range(6):
+        names += [f"m{ix}a", f"m{ix}b"]
+        p = t.proxy([wish(n, port) for n in names], ca=ca, state=t.path("state"), start=False)
+        p.start()
+        wanted = 2 * ix + 1
+        if ix % 3 == 0:
+            until(lambda n=wanted: ca.order_cnt() >= n, 10, "an order")
+        elif ix % 3 == 1:
+            until(lambda n=wanted: triggered_cnt(ca) >= n, 10, "a challenge")
+        p.stop()
+    p.start()
+    p.wait_certs(len(names), 40)
+    check_served(t, p, ca, port, names)
+    ca.check_one_order_each(len(names))
+
+
+def test_sigkill_while_a_challenge_is_triggered(t):
+    ca = t.pebble(nosleep=False, sleeptime=3)
+    port = t.port()
+    names = ["a", "b", "c"]
+    p = t.proxy([wish(n, port) for n in names], ca=ca)
+    until(lambda: triggered_cnt(ca) >= 3, 15, "challenges triggered")
+    p.sigkill()
+    p.start()
+    until(lambda: ca.valid_authz_cnt() + ca.invalid_authz_cnt() >= 3, 20, "authorizations final")
+    if ca.invalid_authz_cnt() == 0:
+        p.wait_certs(3, 40)
+        check_served(t, p, ca, port, names)
+        ca.check_one_order_each(3)
+    else: # validated in the moment without a process: nothing could have answered
+        p.wait_certs(3 - ca.invalid_authz_cnt(), 40)
+        assert ca.order_cnt() <= 3 + ca.invalid_authz_cnt()
+
+
+def test_sigkill_at_every_failpoint(t):
+    code, out, err = run_proxy("--failpoints")
+    assert code == 0, err
+    points = out.split()
+    assert len(points) >= 12, f"only {len(points)} failpoints: {points}"
+    ca = t.pebble(noncereject=0)
+    port = t.port()
+    passed, wrong = [], []
+    for ix, point in enumerate(points):
+        name = f"p{ix}"
+        p = t.proxy([wish(name, port)], ca=ca, start=False, env={"SMARTPROXY_FAILPOINT": point})
+        orders, invalid = ca.order_cnt(), ca.invalid_authz_cnt()
+        p.spawn()
+        p.expects_kill = True
+
+        def is_settled():
+            if not p.is_alive():
+                return True
+            try:
+                return p.certificates()[0]["state"] == "valid"
+            except (OSError, IndexError, AssertionError):
+                return False
+        until(is_settled, 20, f"{point}: killed, or issued without passing it")
+        if p.is_alive():
+            p.stop()
+        else:
+            assert p.command.join(5) == -signal.SIGKILL, f"{point}: ended with {p.command.process.returncode}"
+            passed.append(point)
+        del p.env["SMARTPROXY_FAILPOINT"]
+        p.start()
+        p.wait_certs(1, 40)
+        check_served(t, p, ca, port, [name])
+        orders, invalid = ca.order_cnt() - orders, ca.invalid_authz_cnt() - invalid
+        if invalid or orders > 2:
+            wrong.append(f"{point}: {orders} orders, {invalid} invalid authorizations")
+        p.stop()
+    lost = ca.order_cnt() - len(points)
+    # Only between the CA's answer to newOrder and its line in the journal may an order be lost.
+    assert lost <= 1, f"{lost} orders lost over {len(points)} failpoints"
+    assert not wrong, "\n".join(wrong)
+    assert len(passed) >= 12, f"only these were passed: {passed}"
+
+
+@slow
+def test_sigkill_at_random_instants(t):
+    seed = int(os.environ.get("SP_SEED", "0")) or random.randrange(1 << 30)
+    print(f"# SP_SEED={seed}")
+    chance = random.Random(seed)
+    ca = t.pebble(noncereject=5)
+    port = t.port()
+    names = []
+    p = t.proxy([], ca=ca, start=False, acme={"order_interval": "0"})
+    for ix in range(30):
+        names += [f"r{ix}a", f"r{ix}b"]
+        p.write([wish(n, port) for n in names])
+        p.spawn()
+        pause(chance.uniform(0.0, 0.7))
+        p.sigkill()
+    p.start()
+    invalid = ca.invalid_authz_cnt()
+    until(lambda: p.certificates(), 5, "certificates")
+    failed = [c for c in p.certificates() if c["state"] == "failed"]
+    assert len(failed) <= invalid, failed
+    p.wait_certs(len(names) - len(failed), 90)
+    valid = [c["names"][0].removesuffix(".test") for c in p.certificates() if c["state"] == "valid"]
+    check_served(t, p, ca, port, valid)
+    assert ca.order_cnt() <= len(names) + invalid + 10, f"{ca.order_cnt()} orders for {len(names)} names"
+    assert ca.account_cnt() <= 2
+
+
+def reload_storm(t, seconds):
+    ca = t.pebble(nosleep=False, sleeptime=3)
+    port, other = t.port(), t.port()
+    names = ["a", "b", "c", "d"]
+    p = t.proxy([wish(n, port) for n in names], ca=ca)
+    end = time.monotonic() + seconds
+    serial = 0
+    while time.monotonic() < end:
+        serial += 1
+        p.write([wish(n, port) for n in names] + [respond(f"x{serial}", [other], str(serial))])
+        if serial % 2:
+            p.sighup()
+        else:
+            assert p.reload().status == 200
+        pause(0.1)
+    p.wait_certs(4, 40)
+    check_served(t, p, ca, port, names)
+    ca.check_one_order_each(4)
+    p.wait_route("absent")
+    route = p.challenge_route()
+    assert (route["activated"], route["removed"]) == (1, 1), route
+
+
+def test_reload_storm(t):
+    reload_storm(t, 3)
+
+
+@slow
+def test_reload_every_100_ms_for_10_s(t):
+    reload_storm(t, 10)
+
+
+def test_a_kill_after_issuance_costs_nothing(t):
+    ca = t.pebble()
+    port = t.port()
+    p = t.proxy([wish("a", port)], ca=ca)
+    p.wait_certs(1)
+    serial = served_cert(port, "a.test")["serial"]
+    for _ in range(3):
+        p.sigkill()
+        p.start()
+        assert served_cert(port, "a.test")["serial"] == serial
+    ca.check_one_order_each(1)
+
+
+def test_descriptors_and_generations_return_after_a_cycle(t):
+    ca = t.pebble()
+    port = t.port()
+    p = t.proxy([respond("plain", [t.port()])], ca=ca, acme={"keep_port": False})
+    for ix in range(3):
+        assert p.put_routes([wish(f"n{ix}", port)]).status == 200
+        p.wait_certs(1)
+        p.wait_route("absent")
+        assert p.put_routes(p.config["routes"]).status == 200
+    p.wait_fds(p.begin_fds + 8) # connections to the CA that are kept alive, at most
+    waiting = p.metric("smartproxy_generations_retired")
+    assert waiting == 0, f"{waiting} generations wait to be freed"
+
+
+if __name__ == "__main__":
+    main()
