@@ -41,5 +41,7 @@ static inline int wire_hex_value(char c)
 
 static inline char wire_lower(char c)
 {
-	return c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c;
+	if (c < 'A' || c > 'Z')
+		return c;
+	return (char)(c - 'A' + 'a');
 }

@@ -1,13 +1,6 @@
 /* state            accepts                          leaves to
  * SIZE             1 to 15 hex digits               EXT_* on blank or ';', SIZE_LF on CR
- * EXT_GAP          blanks before ';'                EXT_NAME_START
- * EXT_NAME_START   blanks, a token's first byte     EXT_NAME
- * EXT_NAME         token                            EXT_NAME_GAP, EXT_VALUE_START, EXT_NAME_START,
- * SIZE_LF EXT_NAME_GAP     blanks before '=' or ';'         EXT_VALUE_START, EXT_NAME_START
- * EXT_VALUE_START  blanks, token, '"'               EXT_VALUE, EXT_QUOTED
- * EXT_VALUE        token                            EXT_GAP, EXT_NAME_START, SIZE_LF
- * EXT_QUOTED       quoted text, '\' escapes         EXT_QUOTED_END
- * EXT_QUOTED_END   nothing                          EXT_GAP, EXT_NAME_START, SIZE_LF
+ * EXT_*            chunk-ext, by ext_next           SIZE_LF on CR
  * SIZE_LF          LF                               DATA, or TRAILER when the size is 0
  * DATA             payload                          DATA_CR
  * DATA_CR, _LF     CRLF                             SIZE
@@ -67,56 +60,76 @@ static void read_size(struct wire_chunked *c, char byte)
 	}
 }
 
-/* The state after an extension byte; FAILED when it cannot stand there. */
-static enum state step_ext(enum state state, char byte)
+/* What a byte is to an extension. */
+enum ext_class { REFUSED, BLANK, TOKEN, SEMICOLON, EQUALS, QUOTE, BACKSLASH, CR, TEXT, CLASS_CNT };
+
+static enum ext_class classify(char byte)
 {
-	bool is_blank = wire_is_blank(byte);
-	bool is_token = wire_is_char(byte, WIRE_CHAR_TOKEN);
-	switch (state) {
-	case EXT_GAP:
-		return is_blank ? EXT_GAP : byte == ';' ? EXT_NAME_START : FAILED;
-	case EXT_NAME_START:
-		return is_blank ? EXT_NAME_START : is_token ? EXT_NAME : FAILED;
-	case EXT_NAME:
-		if (is_token)
-			return EXT_NAME;
-		if (byte == '\r')
-			return SIZE_LF;
-		__attribute__((fallthrough));
-	case EXT_NAME_GAP:
-		if (byte == '=')
-			return EXT_VALUE_START;
-		return is_blank ? EXT_NAME_GAP : byte == ';' ? EXT_NAME_START : FAILED;
-	case EXT_VALUE_START:
-		if (byte == '"')
-			return EXT_QUOTED;
-		return is_blank ? EXT_VALUE_START : is_token ? EXT_VALUE : FAILED;
-	case EXT_VALUE:
-		if (is_token)
-			return EXT_VALUE;
-		__attribute__((fallthrough));
-	case EXT_QUOTED_END:
-		if (byte == '\r')
-			return SIZE_LF;
-		return is_blank ? EXT_GAP : byte == ';' ? EXT_NAME_START : FAILED;
-	case EXT_QUOTED:
-		if (byte == '"')
-			return EXT_QUOTED_END;
-		if (byte == '\\')
-			return EXT_ESCAPE;
-		__attribute__((fallthrough));
-	default: /* EXT_ESCAPE */
-		return wire_scan_ctl_portable(&byte, 1) == 1 ? EXT_QUOTED : FAILED;
+	if (wire_is_char(byte, WIRE_CHAR_TOKEN))
+		return TOKEN;
+	switch (byte) {
+	case ' ':
+	case '\t':
+		return BLANK;
+	case ';':
+		return SEMICOLON;
+	case '=':
+		return EQUALS;
+	case '"':
+		return QUOTE;
+	case '\\':
+		return BACKSLASH;
+	case '\r':
+		return CR;
+	default:
+		return wire_scan_ctl_portable(&byte, 1) == 1 ? TEXT : REFUSED;
 	}
 }
 
+/* The state after an extension's byte; 0 (no state follows SIZE here): the byte cannot stand there.
+ */
+static const uint8_t ext_next[SIZE_LF][CLASS_CNT] = {
+	[EXT_GAP] = { [BLANK] = EXT_GAP, [SEMICOLON] = EXT_NAME_START },
+	[EXT_NAME_START] = { [BLANK] = EXT_NAME_START, [TOKEN] = EXT_NAME },
+	[EXT_NAME] = { [BLANK] = EXT_NAME_GAP,
+		       [TOKEN] = EXT_NAME,
+		       [SEMICOLON] = EXT_NAME_START,
+		       [EQUALS] = EXT_VALUE_START,
+		       [CR] = SIZE_LF },
+	[EXT_NAME_GAP] = { [BLANK] = EXT_NAME_GAP,
+			   [SEMICOLON] = EXT_NAME_START,
+			   [EQUALS] = EXT_VALUE_START },
+	[EXT_VALUE_START] = { [BLANK] = EXT_VALUE_START,
+			      [TOKEN] = EXT_VALUE,
+			      [QUOTE] = EXT_QUOTED },
+	[EXT_VALUE] = { [BLANK] = EXT_GAP,
+			[TOKEN] = EXT_VALUE,
+			[SEMICOLON] = EXT_NAME_START,
+			[CR] = SIZE_LF },
+	[EXT_QUOTED] = { [BLANK] = EXT_QUOTED,
+			 [TOKEN] = EXT_QUOTED,
+			 [SEMICOLON] = EXT_QUOTED,
+			 [EQUALS] = EXT_QUOTED,
+			 [QUOTE] = EXT_QUOTED_END,
+			 [BACKSLASH] = EXT_ESCAPE,
+			 [TEXT] = EXT_QUOTED },
+	[EXT_ESCAPE] = { [BLANK] = EXT_QUOTED,
+			 [TOKEN] = EXT_QUOTED,
+			 [SEMICOLON] = EXT_QUOTED,
+			 [EQUALS] = EXT_QUOTED,
+			 [QUOTE] = EXT_QUOTED,
+			 [BACKSLASH] = EXT_QUOTED,
+			 [TEXT] = EXT_QUOTED },
+	[EXT_QUOTED_END] = { [BLANK] = EXT_GAP, [SEMICOLON] = EXT_NAME_START, [CR] = SIZE_LF },
+};
+
 static void read_ext(struct wire_chunked *c, char byte)
 {
-	enum state next = step_ext((enum state)c->state, byte);
-	if (next == FAILED)
-		fail(c, byte == '\n' ? WIRE_BARE_LF : WIRE_BAD_CHUNK_EXT);
+	uint8_t next = ext_next[c->state][classify(byte)];
+	if (next != 0)
+		c->state = next;
 	else
-		c->state = (uint8_t)next;
+		fail(c, byte == '\n' ? WIRE_BARE_LF : WIRE_BAD_CHUNK_EXT);
 }
 
 /* One byte of framing outside data and trailers. */
@@ -151,16 +164,13 @@ static enum wire_step read_trailer(struct wire_chunked *c, const char *data, siz
 		fail(c, WIRE_BAD_TRAILER);
 		return WIRE_FAIL;
 	}
-	size_t seen = c->trailer_bytes;
-	size_t line_start = (size_t)c->left;
+	struct wire_lines lines = { .seen = c->trailer_bytes, .line_start = (size_t)c->left };
 	size_t section_len = 0;
-	enum wire_reason reason = WIRE_OK;
-	enum wire_step step =
-		wire_section_scan(data, len, false, &seen, &line_start, &section_len, &reason);
-	c->trailer_bytes = (uint32_t)seen;
-	c->left = line_start;
+	enum wire_step step = wire_lines_scan(&lines, data, len, false, &section_len);
+	c->trailer_bytes = (uint32_t)lines.seen;
+	c->left = lines.line_start;
 	if (step == WIRE_FAIL)
-		fail(c, reason);
+		fail(c, lines.reason);
 	if (step == WIRE_DONE) {
 		c->state = END;
 		*ret_used = section_len;

@@ -9,36 +9,36 @@ enum wire_reason wire_line_end(const char *at, size_t left)
 	return at[0] == '\0' ? WIRE_NUL : WIRE_BAD_FIELD_VALUE;
 }
 
-enum wire_step wire_section_scan(const char *data, size_t len, bool skips_first, size_t *seen,
-				 size_t *line_start, size_t *ret_len,
-				 enum wire_reason *reterr_reason)
+enum wire_step wire_lines_scan(struct wire_lines *lines, const char *data, size_t len,
+			       bool skips_first, size_t *ret_len)
 {
-	size_t at = *seen;
-	if (at >= len)
-		return WIRE_MORE;
-	for (;;) {
+	size_t at = lines->seen;
+	while (at < len) {
 		at += wire_scan_ctl(data + at, len - at);
-		*seen = at;
+		lines->seen = at;
 		if (at == len || (data[at] == '\r' && at + 1 == len))
 			return WIRE_MORE;
 		enum wire_reason reason = wire_line_end(data + at, len - at);
 		if (reason ==
 		    WIRE_BAD_FIELD_VALUE) { /* another CTL: the parser knows what it means here */
-			at++;
+			lines->seen = ++at;
 			continue;
 		}
 		if (reason != WIRE_OK) {
-			*reterr_reason = reason;
+			lines->reason = reason;
 			return WIRE_FAIL;
 		}
-		if (*line_start == at && !(skips_first && at == 0)) {
-			*seen = at + 2;
-			*ret_len = at + 2;
+		bool is_empty = lines->line_start == at;
+		bool is_first = at == 0;
+		at += 2;
+		lines->seen = at;
+		lines->line_start = at;
+		if (is_empty && !(skips_first && is_first)) {
+			*ret_len = at;
 			return WIRE_DONE;
 		}
-		at += 2;
-		*line_start = at;
 	}
+	return WIRE_MORE;
 }
 
 enum wire_step wire_h1_scan_head(struct wire_h1_scan *scan, const char *data, size_t len,
@@ -50,11 +50,10 @@ enum wire_step wire_h1_scan_head(struct wire_h1_scan *scan, const char *data, si
 		scan->reason = WIRE_HEAD_TOO_LARGE;
 		return WIRE_FAIL;
 	}
-	size_t seen = scan->seen;
-	size_t line_start = scan->line_start;
-	enum wire_step step =
-		wire_section_scan(data, len, true, &seen, &line_start, ret_head_len, &scan->reason);
-	scan->seen = (uint32_t)seen;
-	scan->line_start = (uint32_t)line_start;
+	struct wire_lines lines = { .seen = scan->seen, .line_start = scan->line_start };
+	enum wire_step step = wire_lines_scan(&lines, data, len, true, ret_head_len);
+	scan->seen = (uint32_t)lines.seen;
+	scan->line_start = (uint32_t)lines.line_start;
+	scan->reason = lines.reason;
 	return step;
 }

@@ -6,9 +6,14 @@
  * more for a CR. */
 enum wire_reason wire_line_end(const char *at, size_t left);
 
-/* Looks for the empty line that ends a section, from *seen on, with the current line begun at
- * *line_start; both move on. skips_first: one empty line at offset 0 is passed over. DONE: *ret_len
- * includes the empty line. */
-enum wire_step wire_section_scan(const char *data, size_t len, bool skips_first, size_t *seen,
-				 size_t *line_start, size_t *ret_len,
-				 enum wire_reason *reterr_reason);
+/* Where a scan for the end of a section stands. Zero-initialised before the first byte. */
+struct wire_lines {
+	size_t seen;       /* bytes already looked at */
+	size_t line_start; /* offset of the current line */
+	enum wire_reason reason;
+};
+
+/* Looks for the empty line that ends a section. skips_first: one empty line at offset 0 is passed
+ * over. DONE: *ret_len includes the empty line. FAIL: reason in lines. */
+enum wire_step wire_lines_scan(struct wire_lines *lines, const char *data, size_t len,
+			       bool skips_first, size_t *ret_len);

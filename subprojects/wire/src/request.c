@@ -129,7 +129,7 @@ static enum wire_reason compare_host(struct wire_span authority, struct wire_spa
 static enum wire_reason take_authority(struct wire_span authority, uint16_t default_port,
 				       struct wire_h1_request *request)
 {
-	if (request->host.len == 0)
+	if (request->host.at == NULL)
 		request->host = authority;
 	return compare_host(authority, request->host, default_port);
 }

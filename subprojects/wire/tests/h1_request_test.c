@@ -1,7 +1,8 @@
 #include "heads.h"
 
-#define LONG_TARGET "/23456789012345678901234567890123456789012345678901234567890123" /* 63 bytes \
-										       */
+#define LONG_TARGET                                                                   \
+	"/23456789012345678901234567890123456789012345678901234567890123" /* 63 bytes \
+									   */
 
 static const struct refusal {
 	const char *name, *head;
@@ -66,6 +67,8 @@ static const struct refusal {
 	  WIRE_HOST_MISMATCH },
 	{ "https with Host of port 80", TEXT("GET https://a/ HTTP/1.1\r\nHost: a:80\r\n\r\n"),
 	  WIRE_HOST_MISMATCH },
+	{ "absolute with an empty Host in 1.0", TEXT("GET http://a/ HTTP/1.0\r\nHost:\r\n\r\n"),
+	  WIRE_BAD_HOST },
 	{ "absolute with userinfo", TEXT("GET http://u@a.example/ HTTP/1.1\r\n" HOST END),
 	  WIRE_BAD_HOST },
 	{ "absolute without authority", TEXT("GET http:///x HTTP/1.1\r\n" HOST END),

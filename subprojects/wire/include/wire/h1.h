@@ -1,16 +1,21 @@
 #pragma once
-/* wire: HTTP/1.1 messages (RFC 9112) as pure functions on bytes. libc only, no allocation, no I/O, no clock.
+/* wire: HTTP/1.1 messages (RFC 9112) as pure functions on bytes. libc only, no allocation, no I/O,
+ * no clock.
  *
- * Threads: any; no state but what the caller passes. Lifetime: spans point into the bytes that the caller passed.
- * Security: every byte comes from a network and nothing in it can reach an assertion. What is ambiguous is refused.
- * Standards: RFC 9112 (syntax and framing), RFC 9110 (fields, Host, Connection, Expect), RFC 3986 (authority). */
+ * Threads: any; no state but what the caller passes.
+ * Lifetime: spans point into the bytes that the caller passed.
+ * Security: every byte comes from a network and nothing in it can reach an assertion. What is
+ * ambiguous is refused.
+ * Standards: RFC 9112 (syntax and framing), RFC 9110 (fields, Host, Connection, Expect), RFC 3986
+ * (authority). */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 enum wire_step { WIRE_DONE, WIRE_MORE, WIRE_FAIL };
 
-/* Why a message was refused; wire_h1_status gives the answer to send, wire_reason_name its name for metrics. */
+/* Why a message was refused; wire_h1_status gives the answer to send, wire_reason_name its name for
+ * metrics. */
 enum wire_reason {
 	WIRE_OK = 0,
 	WIRE_BAD_REQUEST_LINE,
@@ -85,13 +90,15 @@ enum wire_field_id {
 	WIRE_FIELD_SET_COOKIE,
 };
 
-/* One header or trailer field. value has no surrounding white space. */
+/* One header or trailer field. value has no surrounding white space; that of Content-Length no
+ * leading zeros. */
 struct wire_field {
 	struct wire_span name, value;
 	enum wire_field_id id;
-	/* Not to be forwarded: hop-by-hop by RFC 9110, 7.6.1, named by Connection (except the protected ones:
-	 * Host, X-Forwarded-*, Forwarded, Authorization, Cookie, Content-Length), or a name with '_' (CGI
-	 * ambiguity, nginx's way). */
+	/* Not to be forwarded: hop-by-hop by RFC 9110, 7.6.1, Proxy and Proxy-* (but Proxy-Status),
+	 * named by Connection (except the protected ones: Host, X-Forwarded-*, Forwarded,
+	 * Authorization, Cookie, Content-Length), or a name with '_' (CGI ambiguity, nginx's way).
+	 */
 	bool is_dropped;
 };
 
@@ -102,17 +109,19 @@ struct wire_h1_limits {
 	uint32_t field_cnt;    /* at most WIRE_FIELDS_MAX */
 };
 
-/* Finds the end of a head. Zero-initialised before the first byte; each byte is looked at once, however the
- * bytes arrive (so a slow sender costs nothing extra). */
+/* Finds the end of a head. Zero-initialised before the first byte; each byte is looked at once,
+ * however the bytes arrive (so a slow sender costs nothing extra). */
 struct wire_h1_scan {
 	uint32_t seen;       /* bytes already scanned */
 	uint32_t line_start; /* offset of the current line */
 	enum wire_reason reason;
 };
-/* data is the whole head so far, from its first byte. DONE: *ret_head_len is the length of the head with its
- * final empty line. FAIL (reason in scan): bare LF, bare CR, NUL. One leading empty line (CRLF) is part of the head.
- * The caller enforces the limit on bytes (WIRE_HEAD_TOO_LARGE) while it gets MORE. */
-enum wire_step wire_h1_scan_head(struct wire_h1_scan *scan, const char *data, size_t len, size_t *ret_head_len);
+/* data is the whole head so far, from its first byte. DONE: *ret_head_len is the length of the head
+ * with its final empty line. FAIL (reason in scan): bare LF, bare CR, NUL. One leading empty line
+ * (CRLF) is part of the head. The caller enforces the limit on bytes (WIRE_HEAD_TOO_LARGE) while it
+ * gets MORE. */
+enum wire_step wire_h1_scan_head(struct wire_h1_scan *scan, const char *data, size_t len,
+				 size_t *ret_head_len);
 
 enum wire_method {
 	WIRE_METHOD_OTHER,
@@ -129,17 +138,25 @@ enum wire_method {
 /* Safe to send twice (RFC 9110, 9.2.2): GET HEAD PUT DELETE OPTIONS TRACE. */
 bool wire_method_is_idempotent(enum wire_method method);
 
-enum wire_target_form { WIRE_TARGET_ORIGIN, WIRE_TARGET_ABSOLUTE, WIRE_TARGET_AUTHORITY, WIRE_TARGET_ASTERISK };
+enum wire_target_form {
+	WIRE_TARGET_ORIGIN,
+	WIRE_TARGET_ABSOLUTE,
+	WIRE_TARGET_AUTHORITY,
+	WIRE_TARGET_ASTERISK
+};
 
 struct wire_h1_request {
 	enum wire_method method;
 	enum wire_target_form target_form;
 	struct wire_span method_text;
-	struct wire_span target; /* path and query, as to be forwarded: "/" for an empty absolute-form path, "*" */
-	struct wire_span path;   /* up to '?', as received */
-	struct wire_span query;  /* after '?', without it; at == NULL when there is none */
-	struct wire_span host;   /* Host field (or authority), as received with port; empty only in HTTP/1.0 */
-	unsigned minor;          /* HTTP/1.minor */
+	/* Path and query, as to be forwarded: "/" for an empty absolute-form path, "*" for OPTIONS
+	 * without one (RFC 9112, 3.2.4), the authority for CONNECT. "/" and "*" may be constants
+	 * outside the head. */
+	struct wire_span target;
+	struct wire_span path;  /* up to '?', as received; "*" for "*", empty for CONNECT */
+	struct wire_span query; /* after '?', without it; at == NULL when there is none */
+	struct wire_span host;  /* Host field (or authority), with port; empty only in HTTP/1.0 */
+	unsigned minor;         /* HTTP/1.minor */
 	bool is_chunked;
 	bool has_length;
 	int64_t content_length; /* bytes, when has_length */
@@ -151,10 +168,13 @@ struct wire_h1_request {
 	struct wire_field *fields; /* the caller's array */
 };
 
-/* Parses a whole head (as found by wire_h1_scan_head). fields has room for limits->field_cnt entries. Every check of
- * RFC 9112 and of the rules above is made here: a request that passes can be framed, routed and re-serialised. */
-enum wire_reason wire_h1_parse_request(const char *head, size_t len, const struct wire_h1_limits *limits,
-				       struct wire_field *fields, struct wire_h1_request *ret_request);
+/* Parses a whole head (as found by wire_h1_scan_head). fields has room for limits->field_cnt
+ * entries. Every check of RFC 9112 and of the rules above is made here: a request that passes can
+ * be framed, routed and re-serialised. */
+enum wire_reason wire_h1_parse_request(const char *head, size_t len,
+				       const struct wire_h1_limits *limits,
+				       struct wire_field *fields,
+				       struct wire_h1_request *ret_request);
 
 struct wire_h1_response {
 	unsigned status; /* 100 to 999 */
@@ -167,36 +187,45 @@ struct wire_h1_response {
 	uint32_t field_cnt;
 	struct wire_field *fields;
 };
-/* The same rules for an origin's answer; any reason here is a 502 to the client. A response with neither length nor
- * coding ends with the connection (RFC 9112, 6.3). */
-enum wire_reason wire_h1_parse_response(const char *head, size_t len, const struct wire_h1_limits *limits,
-					struct wire_field *fields, struct wire_h1_response *ret_response);
+/* The same rules for an origin's answer; any reason here is a 502 to the client. A response with
+ * neither length nor coding ends with the connection (RFC 9112, 6.3). 1xx and 204 with a coding or
+ * a length other than 0 are refused (RFC 9110, 8.6); a length of 0 there is_dropped. The caller
+ * knows of HEAD and 304 (no body whatever the fields say). */
+enum wire_reason wire_h1_parse_response(const char *head, size_t len,
+					const struct wire_h1_limits *limits,
+					struct wire_field *fields,
+					struct wire_h1_response *ret_response);
 
-/* Chunked coding (RFC 9112, 7.1), decoding. Zero-initialised before the first byte. Strict: 1 to 15 hex digits, CRLF
- * only, extensions parsed and dropped (256 bytes each chunk, 8 KiB a message). */
+/* Chunked coding (RFC 9112, 7.1), decoding. Zero-initialised before the first byte. Strict: 1 to 15
+ * hex digits, CRLF only, extensions parsed and dropped (256 bytes each chunk, 8 KiB a message). */
 struct wire_chunked {
-	uint64_t left;      /* data bytes left of the current chunk */
-	uint32_t ext_bytes; /* of this message */
-	uint32_t ext_here;  /* of this chunk */
-	uint32_t trailer_bytes;
+	uint64_t left; /* data bytes left of the current chunk; in the trailer section, where its
+			  line begins */
+	uint32_t ext_bytes;     /* of this message */
+	uint32_t ext_here;      /* of this chunk */
+	uint32_t trailer_bytes; /* of the unconsumed trailer section, already looked at */
 	uint8_t state;
 	uint8_t digit_cnt;
 	enum wire_reason reason;
 };
-/* Consumes framing from data and reports the next run of payload: *ret_used bytes were looked at, of which the LAST
- * *ret_data_len are payload (the bytes before them are framing). DONE: the whole body has been read, ret_used bytes
- * belong to it, the trailer section (without the final empty line) lies in *ret_trailer inside data.
- * MORE: call again with the bytes after ret_used (ret_data_len may be 0). While the trailer section is incomplete,
- * MORE leaves it unconsumed, so that it is contiguous when it is complete; a caller whose buffer is full then refuses.
- * FAIL: reason in the decoder. Never reads past len. */
-enum wire_step wire_chunked_decode(struct wire_chunked *c, const char *data, size_t len, size_t *ret_used,
-				   size_t *ret_data_len, struct wire_span *ret_trailer);
-/* Parses a trailer section (field lines with CRLF, no final empty line). Fields that must not be in a trailer (framing,
- * routing, request modifiers, authentication, response control: RFC 9110, 6.5.1) come back with is_dropped. */
-enum wire_reason wire_h1_parse_trailers(const char *data, size_t len, uint32_t field_max, struct wire_field *fields,
-					uint32_t *ret_field_cnt);
+/* Consumes framing from data and reports the next run of payload: *ret_used bytes were looked at,
+ * of which the LAST *ret_data_len are payload (the bytes before them are framing). DONE: the whole
+ * body has been read, ret_used bytes belong to it, the trailer section (without the final empty
+ * line) lies in *ret_trailer inside data. MORE: call again with the bytes after ret_used
+ * (ret_data_len may be 0). While the trailer section is incomplete, MORE leaves it unconsumed, so
+ * that it is contiguous when it is complete; a caller whose buffer is full then refuses. FAIL:
+ * reason in the decoder. Never reads past len. */
+enum wire_step wire_chunked_decode(struct wire_chunked *c, const char *data, size_t len,
+				   size_t *ret_used, size_t *ret_data_len,
+				   struct wire_span *ret_trailer);
+/* Parses a trailer section (field lines with CRLF, no final empty line). Fields that must not be in
+ * a trailer (framing, routing, request modifiers, authentication, response control: RFC
+ * 9110, 6.5.1) come back with is_dropped. */
+enum wire_reason wire_h1_parse_trailers(const char *data, size_t len, uint32_t field_max,
+					struct wire_field *fields, uint32_t *ret_field_cnt);
 
-/* Portable and SIMD search for the first byte that is a CTL (0x00-0x1f except HTAB, or 0x7f). The fast one is chosen at
- * run time (AVX2, SSE4.2, portable). Both return len when there is none. */
+/* Portable and SIMD search for the first byte that is a CTL (0x00-0x1f except HTAB, or 0x7f). The
+ * fast one is chosen at run time (AVX2, SSE4.2, portable). Both return len when there is none.
+ * Never read beyond len. */
 size_t wire_scan_ctl(const char *data, size_t len);
 size_t wire_scan_ctl_portable(const char *data, size_t len);
