@@ -41,3 +41,9 @@ void log_thread_attach_ring(struct log_ring *ring);
 /* Control thread: writes what the ring holds. Returns the count of lines dropped since the last
  * call. */
 uint64_t log_ring_drain(struct log_ring *ring);
+
+/* Another use of a ring: records that are not the program's log (access log). The producer's
+ * thread: true when it went in whole; false: dropped and counted. */
+bool log_ring_put(struct log_ring *ring, const char *record, size_t len);
+/* As log_ring_drain, to another descriptor; fd < 0 throws the records away. */
+uint64_t log_ring_drain_to(struct log_ring *ring, int fd);

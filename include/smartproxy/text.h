@@ -18,6 +18,8 @@ void text_fini(struct text *t);
 /* Copies src to dst, at most cap bytes with NUL, with bytes outside 0x20-0x7e, '"' and '\' written
  * as \xHH. For anything that came from a network and goes to a log line. Returns dst. */
 const char *text_escape(char *dst, size_t cap, const char *src, size_t len);
+/* As text_escape, for the inside of a JSON string: \u00HH. */
+const char *text_escape_json(char *dst, size_t cap, const char *src, size_t len);
 /* snprintf that always terminates and returns what was stored (never more than cap - 1). */
 size_t text_format(char *dst, size_t cap, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -42,6 +42,9 @@ void workers_stop(struct workers *ws) SP_ON_CONTROL SP_NO_RCU;
 unsigned workers_cnt(const struct workers *ws);
 /* Writes the workers' log lines; called by control every 50 ms or so. Returns lines dropped. */
 uint64_t workers_drain_logs(struct workers *ws) SP_ON_CONTROL;
+/* Writes the workers' access records to fd (< 0: throws them away). Returns records dropped because
+ * a ring was full. */
+uint64_t workers_drain_access(struct workers *ws, int fd) SP_ON_CONTROL;
 /* The worker that has not turned its loop for longest although events wait for it: its index and
  * the milliseconds. */
 int64_t workers_stall_ms(struct workers *ws, unsigned *ret_ix) SP_ON_CONTROL;

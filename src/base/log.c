@@ -45,10 +45,10 @@ bool log_is_on(enum log_level level)
 	return (int)level <= atomic_load_explicit(&level_on, memory_order_relaxed);
 }
 
-static void write_all(const char *data, size_t len)
+static void write_all(int fd, const char *data, size_t len)
 {
 	while (len > 0) {
-		ssize_t n = write(STDERR_FILENO, data, len);
+		ssize_t n = write(fd, data, len);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
@@ -58,19 +58,20 @@ static void write_all(const char *data, size_t len)
 	}
 }
 
-static void push(struct log_ring *ring, const char *line, size_t len)
+bool log_ring_put(struct log_ring *ring, const char *line, size_t len)
 {
 	uint64_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);
 	uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
 	if (RING_BYTES - (head - tail) < len) {
 		atomic_fetch_add_explicit(&ring->dropped, 1, memory_order_relaxed);
-		return;
+		return false;
 	}
 	size_t at = head % RING_BYTES;
 	size_t first = len < RING_BYTES - at ? len : RING_BYTES - at;
 	memcpy(ring->bytes + at, line, first);
 	memcpy(ring->bytes, line + first, len - first);
 	atomic_store_explicit(&ring->head, head + len, memory_order_release);
+	return true;
 }
 
 static size_t format_stamp(char *dst, size_t cap)
@@ -128,9 +129,9 @@ void log_line(enum log_level level, const char *room, const char *fmt, ...)
 	char line[LOG_LINE_MAX];
 	size_t len = format_line(line, level, room, message);
 	if (own_ring != NULL)
-		push(own_ring, line, len);
+		(void)log_ring_put(own_ring, line, len);
 	else
-		write_all(line, len);
+		write_all(STDERR_FILENO, line, len);
 }
 
 enum err log_ring_new(struct log_ring **ret_ring)
@@ -154,13 +155,19 @@ void log_thread_attach_ring(struct log_ring *ring)
 
 uint64_t log_ring_drain(struct log_ring *ring)
 {
+	return log_ring_drain_to(ring, STDERR_FILENO);
+}
+
+uint64_t log_ring_drain_to(struct log_ring *ring, int fd)
+{
 	uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
 	uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire);
 	while (tail != head) {
 		size_t at = tail % RING_BYTES;
 		size_t len =
 			head - tail < RING_BYTES - at ? (size_t)(head - tail) : RING_BYTES - at;
-		write_all(ring->bytes + at, len);
+		if (fd >= 0)
+			write_all(fd, ring->bytes + at, len);
 		tail += len;
 	}
 	atomic_store_explicit(&ring->tail, tail, memory_order_release);
@@ -175,6 +182,6 @@ _Noreturn void sp_panic(const char *file, int line, const char *what)
 	char text[LOG_LINE_MAX];
 	size_t len = text_format(text, sizeof(text), "smartproxy: assertion failed at %s:%d: %s\n",
 				 file, line, what);
-	write_all(text, len);
+	write_all(STDERR_FILENO, text, len);
 	abort();
 }

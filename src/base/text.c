@@ -63,26 +63,37 @@ void text_fini(struct text *t)
 	*t = (struct text){ 0 };
 }
 
-const char *text_escape(char *dst, size_t cap, const char *src, size_t len)
+static const char *escape(char *dst, size_t cap, const char *src, size_t len, const char *prefix)
 {
 	static const char hex[] = "0123456789abcdef";
+	size_t prefix_len = strlen(prefix);
 	size_t at = 0;
 	for (size_t i = 0; i < len; i++) {
 		unsigned char c = (unsigned char)src[i];
 		bool is_plain = c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
-		if (at + (is_plain ? 1 : 4) >= cap)
+		if (at + (is_plain ? 1 : prefix_len + 2) >= cap)
 			break;
 		if (is_plain) {
 			dst[at++] = (char)c;
 			continue;
 		}
-		dst[at++] = '\\';
-		dst[at++] = 'x';
+		memcpy(dst + at, prefix, prefix_len);
+		at += prefix_len;
 		dst[at++] = hex[c >> 4];
 		dst[at++] = hex[c & 15];
 	}
 	dst[at] = '\0';
 	return dst;
+}
+
+const char *text_escape(char *dst, size_t cap, const char *src, size_t len)
+{
+	return escape(dst, cap, src, len, "\\x");
+}
+
+const char *text_escape_json(char *dst, size_t cap, const char *src, size_t len)
+{
+	return escape(dst, cap, src, len, "\\u00");
 }
 
 size_t text_format(char *dst, size_t cap, const char *fmt, ...)

@@ -310,6 +310,7 @@ static enum move step_connect(struct exchange *x)
 				return reply_with(x, 502, EXCHANGE_END_CONNECT_FAILED);
 			x->up->owner = x;
 			x->up->on_ready = on_upstream;
+			x->upstream_name = upstream_name(x->up->upstream);
 		}
 		enum step step = upstream_conn_check(x->up);
 		if (step == STEP_DONE)

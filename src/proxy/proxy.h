@@ -51,6 +51,7 @@ struct worker_settings {
 	int64_t header_ms, idle_ms, connect_ms, response_ms, total_ms;
 	uint32_t head_bytes, field_cnt, target_bytes, connections;
 	int64_t body_bytes;
+	bool wants_access_log, is_access_json;
 };
 
 struct worker {
@@ -58,7 +59,7 @@ struct worker {
 	struct workers *all;
 	struct loop *loop;
 	struct thread *thread;
-	struct log_ring *log_ring;
+	struct log_ring *log_ring, *access_ring;
 	struct tls_worker *tls;
 	struct challenge_table *challenges;
 	struct buf_pool bufs;
@@ -194,6 +195,7 @@ struct exchange {
 
 	/* target */
 	struct upstream_conn *up;
+	const char *upstream_name; /* of the last target tried; lives as long as the pin */
 	struct buf up_in;
 	struct wire_h1_scan up_scan;
 	unsigned try_cnt;

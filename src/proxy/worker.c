@@ -74,6 +74,8 @@ void worker_refresh_settings(struct worker *w)
 			.target_bytes = c->limits.target_bytes,
 			.connections = c->limits.connections,
 			.body_bytes = c->limits.body_bytes,
+			.wants_access_log = c->log.access != NULL,
+			.is_access_json = c->log.format == LOG_FORMAT_JSON,
 		};
 		w->upstream.idle_max = c->limits.idle_upstream;
 		w->upstream.idle_ms = c->timeouts.idle_ms;
@@ -308,6 +310,7 @@ static void free_worker(struct worker *w)
 	buf_pool_fini(&w->bufs);
 	arena_cache_fini(&w->arena_cache);
 	log_ring_free(w->log_ring);
+	log_ring_free(w->access_ring);
 	free(w);
 }
 
@@ -326,6 +329,8 @@ static enum err new_worker(struct workers *ws, unsigned ix, const struct workers
 	enum err e = loop_new(&w->loop);
 	if (e == ERR_OK)
 		e = log_ring_new(&w->log_ring);
+	if (e == ERR_OK)
+		e = log_ring_new(&w->access_ring);
 	if (e == ERR_OK)
 		e = tls_worker_new(&options->tls, &w->tls);
 	if (e != ERR_OK)
@@ -441,6 +446,14 @@ uint64_t workers_drain_logs(struct workers *ws)
 	uint64_t dropped = 0;
 	for (unsigned i = 0; i < ws->cnt; i++)
 		dropped += log_ring_drain(ws->list[i]->log_ring);
+	return dropped;
+}
+
+uint64_t workers_drain_access(struct workers *ws, int fd)
+{
+	uint64_t dropped = 0;
+	for (unsigned i = 0; i < ws->cnt; i++)
+		dropped += log_ring_drain_to(ws->list[i]->access_ring, fd);
 	return dropped;
 }
 
