@@ -1,0 +1,596 @@
+/* One connection of the admin API:
+ *
+ *   state   step          waits for               leaves to
+ *   HEAD    step_head     client, deadline        BODY | WRITE (refused)
+ *   BODY    step_body     client, deadline        HANDLE
+ *   HANDLE  step_handle   the API's answer        WRITE
+ *   WRITE   step_write    client writable         HEAD | LINGER | closed
+ *   LINGER  step_linger   client's end, 2 s       closed
+ *
+ * Events are level-triggered and only asked for in the states that want them. */
+#include "admin.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "smartproxy/assert.h"
+#include "smartproxy/fault.h"
+#include "smartproxy/list.h"
+#include "smartproxy/log.h"
+#include "wire/h1.h"
+
+#define ROOM       "control"
+#define HEAD_MAX   65536
+#define READ_BYTES 16384
+#define LINGER_MS  2000
+#define BACKLOG    128
+
+enum conn_state { CONN_HEAD, CONN_BODY, CONN_HANDLE, CONN_WRITE, CONN_LINGER, CONN_CLOSED };
+
+struct admin {
+	struct loop *loop;
+	struct io io; /* the listening socket */
+	admin_handler *handle;
+	void *arg;
+	struct list conns;
+	size_t conn_cnt;
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+	dev_t dev; /* of the socket file that we made */
+	ino_t ino;
+};
+
+struct admin_conn {
+	struct list link;
+	struct io io;
+	struct timer timer;
+	struct task free_task;
+	struct admin *admin;
+	enum conn_state state;
+	char *in; /* the request so far and what came behind it; NULL while empty */
+	size_t in_len, in_cap;
+	struct wire_h1_scan scan;
+	size_t head_len, body_len;
+	bool wants_close, is_head_method, has_eof, is_driving;
+	const char *field_name, *field_value; /* one more for the answer */
+	struct text out;
+	size_t sent;
+	void (*gone)(void *arg);
+	void *gone_arg;
+};
+
+static void free_conn(struct task *task)
+{
+	free(SP_CONTAINER_OF(task, struct admin_conn, free_task));
+}
+
+static void close_conn(struct admin_conn *conn)
+{
+	if (conn->state == CONN_CLOSED)
+		return;
+	conn->state = CONN_CLOSED;
+	if (conn->gone != NULL)
+		conn->gone(conn->gone_arg);
+	conn->gone = NULL;
+	loop_timer_disarm(conn->admin->loop, &conn->timer);
+	int fd = conn->io.fd;
+	loop_remove(conn->admin->loop, &conn->io);
+	(void)close(fd);
+	free(conn->in);
+	text_fini(&conn->out);
+	list_remove(&conn->link);
+	conn->admin->conn_cnt--;
+	conn->free_task.run = free_conn;
+	loop_defer(conn->admin->loop, &conn->free_task);
+}
+
+static void wait_for(struct admin_conn *conn, uint32_t events)
+{
+	if (loop_change(conn->admin->loop, &conn->io, events) != ERR_OK)
+		close_conn(conn);
+}
+
+static void arm(struct admin_conn *conn, int64_t wait_ms)
+{
+	loop_timer_arm(conn->admin->loop, &conn->timer, loop_now_ms(conn->admin->loop) + wait_ms);
+}
+
+static const char *status_text(unsigned status)
+{
+	static const struct {
+		unsigned status;
+		const char *text;
+	} texts[] = {
+		{ 200, "OK" },
+		{ 400, "Bad Request" },
+		{ 404, "Not Found" },
+		{ 405, "Method Not Allowed" },
+		{ 408, "Request Timeout" },
+		{ 409, "Conflict" },
+		{ 411, "Length Required" },
+		{ 413, "Content Too Large" },
+		{ 414, "URI Too Long" },
+		{ 417, "Expectation Failed" },
+		{ 431, "Request Header Fields Too Large" },
+		{ 500, "Internal Server Error" },
+		{ 501, "Not Implemented" },
+		{ 503, "Service Unavailable" },
+		{ 505, "HTTP Version Not Supported" },
+	};
+	for (size_t i = 0; i < SP_ARRAY_LEN(texts); i++) {
+		if (texts[i].status == status)
+			return texts[i].text;
+	}
+	return "Unknown";
+}
+
+static void drive(struct admin_conn *conn);
+
+void admin_answer_field(struct admin_conn *conn, const char *name, const char *value)
+{
+	conn->field_name = name;
+	conn->field_value = value;
+}
+
+void admin_on_gone(struct admin_conn *conn, void (*gone)(void *arg), void *arg)
+{
+	conn->gone = gone;
+	conn->gone_arg = arg;
+}
+
+void admin_answer(struct admin_conn *conn, unsigned status, const char *type, struct text *body)
+{
+	static const char no_memory[] =
+		"{\"error\":{\"code\":\"nomem\",\"message\":\"out of memory\"}}\n";
+	SP_ASSERT(conn->state != CONN_WRITE && conn->state != CONN_CLOSED);
+	conn->gone = NULL;
+	if (body->has_failed) {
+		text_fini(body);
+		text_puts(body, no_memory);
+		status = 503;
+		type = "application/json";
+	}
+	text_printf(&conn->out, "HTTP/1.1 %u %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n",
+		    status, status_text(status), type, body->len);
+	if (conn->field_name != NULL)
+		text_printf(&conn->out, "%s: %s\r\n", conn->field_name, conn->field_value);
+	text_printf(&conn->out, "Cache-Control: no-store\r\n%s\r\n",
+		    conn->wants_close ? "Connection: close\r\n" : "");
+	if (!conn->is_head_method && body->len > 0)
+		text_add(&conn->out, body->data, body->len);
+	text_fini(body);
+	conn->wants_close |= conn->out.has_failed;
+	conn->field_name = conn->field_value = NULL;
+	conn->state = CONN_WRITE;
+	arm(conn, ADMIN_REQUEST_MS);
+	if (!conn->is_driving)
+		drive(conn);
+}
+
+/* What the server itself refuses; the rest of the stream cannot be framed, so it ends. */
+static void refuse(struct admin_conn *conn, unsigned status, const char *code, const char *message)
+{
+	struct text body = { 0 };
+	text_printf(&body, "{\"error\":{\"code\":\"%s\",\"message\":\"%s\",\"problems\":[]}}\n",
+		    code, message);
+	conn->wants_close = true;
+	admin_answer(conn, status, "application/json", &body);
+}
+
+/* Room for at least one byte more, at most max in all. */
+static bool make_room(struct admin_conn *conn, size_t max)
+{
+	if (conn->in_len < conn->in_cap)
+		return true;
+	size_t cap = conn->in_cap == 0 ? READ_BYTES : conn->in_cap * 2;
+	if (cap > max)
+		cap = max;
+	if (cap <= conn->in_len)
+		return false;
+	char *in = fault_hits(FAULT_MALLOC) ? NULL : realloc(conn->in, cap);
+	if (in == NULL)
+		return false;
+	conn->in = in;
+	conn->in_cap = cap;
+	return true;
+}
+
+/* STEP_DONE: there are bytes more; STEP_READ: none yet. */
+static enum step receive(struct admin_conn *conn)
+{
+	ssize_t got = recv(conn->io.fd, conn->in + conn->in_len, conn->in_cap - conn->in_len, 0);
+	if (got > 0) {
+		conn->in_len += (size_t)got;
+		return STEP_DONE;
+	}
+	if (got == 0)
+		return STEP_EOF;
+	return errno == EAGAIN || errno == EINTR ? STEP_READ : STEP_FAIL;
+}
+
+static size_t body_max(const struct wire_h1_request *request)
+{
+	bool has_body = request->method == WIRE_METHOD_PUT || request->method == WIRE_METHOD_POST;
+	return has_body ? ADMIN_BODY_MAX : 0;
+}
+
+static bool parse_head(struct admin_conn *conn, struct wire_field *fields,
+		       struct wire_h1_request *ret_request)
+{
+	static const struct wire_h1_limits limits = { .target_bytes = 8192,
+						      .field_cnt = WIRE_FIELDS_MAX };
+	enum wire_reason reason =
+		wire_h1_parse_request(conn->in, conn->head_len, &limits, fields, ret_request);
+	if (reason == WIRE_OK)
+		return true;
+	refuse(conn, wire_h1_status(reason), "bad_request", wire_reason_name(reason));
+	return false;
+}
+
+static void begin_body(struct admin_conn *conn)
+{
+	struct wire_field fields[WIRE_FIELDS_MAX];
+	struct wire_h1_request request;
+	if (!parse_head(conn, fields, &request))
+		return;
+	conn->wants_close = request.wants_close;
+	conn->is_head_method = request.method == WIRE_METHOD_HEAD;
+	if (request.is_chunked) {
+		refuse(conn, 411, "length_required",
+		       "send Content-Length instead of chunked coding");
+		return;
+	}
+	conn->body_len = request.has_length ? (size_t)request.content_length : 0;
+	if (conn->body_len > body_max(&request)) {
+		refuse(conn, 413, "too_large", "the body is larger than is taken here");
+		return;
+	}
+	conn->state = CONN_BODY;
+	if (request.wants_continue && conn->in_len == conn->head_len)
+		(void)send(conn->io.fd, "HTTP/1.1 100 Continue\r\n\r\n", 25,
+			   MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/* Steps return false when they have to wait. */
+static bool step_head(struct admin_conn *conn)
+{
+	enum wire_step found = conn->in_len == 0 ? WIRE_MORE
+						 : wire_h1_scan_head(&conn->scan, conn->in,
+								     conn->in_len, &conn->head_len);
+	if (found == WIRE_FAIL) {
+		refuse(conn, wire_h1_status(conn->scan.reason), "bad_request",
+		       wire_reason_name(conn->scan.reason));
+		return true;
+	}
+	if (found == WIRE_DONE) {
+		begin_body(conn);
+		return true;
+	}
+	if (conn->in_len >= HEAD_MAX || !make_room(conn, HEAD_MAX)) {
+		refuse(conn, 431, "too_large", "the request's head is too large");
+		return true;
+	}
+	bool was_empty = conn->in_len == 0;
+	enum step got = receive(conn);
+	if (got == STEP_DONE && was_empty)
+		arm(conn, ADMIN_REQUEST_MS);
+	if (got == STEP_DONE)
+		return true;
+	if (got == STEP_READ)
+		wait_for(conn, EPOLLIN);
+	else
+		close_conn(conn);
+	return false;
+}
+
+static bool step_body(struct admin_conn *conn)
+{
+	if (conn->in_len >= conn->head_len + conn->body_len) {
+		conn->state = CONN_HANDLE;
+		struct wire_field fields[WIRE_FIELDS_MAX];
+		struct wire_h1_request parsed;
+		if (!parse_head(conn, fields, &parsed))
+			return true;
+		loop_timer_disarm(conn->admin->loop, &conn->timer);
+		struct admin_request request = {
+			.method = strndup(parsed.method_text.at, parsed.method_text.len),
+			.path = strndup(parsed.path.at, parsed.path.len),
+			.query = parsed.query.at == NULL
+					 ? strdup("")
+					 : strndup(parsed.query.at, parsed.query.len),
+			.body = conn->in + conn->head_len,
+			.body_len = conn->body_len,
+		};
+		if (request.method == NULL || request.path == NULL || request.query == NULL)
+			refuse(conn, 503, "nomem", "out of memory");
+		else
+			conn->admin->handle(conn->admin->arg, conn, &request);
+		free((char *)request.method);
+		free((char *)request.path);
+		free((char *)request.query);
+		return true;
+	}
+	if (!make_room(conn, conn->head_len + conn->body_len)) {
+		refuse(conn, 503, "nomem", "out of memory");
+		return true;
+	}
+	enum step got = receive(conn);
+	if (got == STEP_DONE)
+		return true;
+	if (got == STEP_READ)
+		wait_for(conn, EPOLLIN);
+	else
+		close_conn(conn);
+	return false;
+}
+
+/* The bytes of this request go; what came behind them is the next one. */
+static void begin_next(struct admin_conn *conn)
+{
+	size_t used = conn->head_len + conn->body_len;
+	size_t left = conn->in_len > used ? conn->in_len - used : 0;
+	if (left > 0) {
+		memmove(conn->in, conn->in + used, left);
+	} else {
+		free(conn->in);
+		conn->in = NULL;
+		conn->in_cap = 0;
+	}
+	conn->in_len = left;
+	conn->head_len = conn->body_len = conn->sent = 0;
+	conn->scan = (struct wire_h1_scan){ 0 };
+	text_fini(&conn->out);
+	conn->state = CONN_HEAD;
+	arm(conn, left > 0 ? ADMIN_REQUEST_MS : ADMIN_IDLE_MS);
+}
+
+static bool step_write(struct admin_conn *conn)
+{
+	while (conn->sent < conn->out.len) {
+		ssize_t n = send(conn->io.fd, conn->out.data + conn->sent,
+				 conn->out.len - conn->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n > 0) {
+			conn->sent += (size_t)n;
+			arm(conn, ADMIN_REQUEST_MS);
+			continue;
+		}
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			wait_for(conn, EPOLLOUT);
+		else
+			close_conn(conn);
+		return false;
+	}
+	if (!conn->wants_close) {
+		begin_next(conn);
+		return true;
+	}
+	/* Closed with unread bytes, the client could lose the answer. */
+	(void)shutdown(conn->io.fd, SHUT_WR);
+	conn->state = CONN_LINGER;
+	arm(conn, LINGER_MS);
+	return true;
+}
+
+static bool step_linger(struct admin_conn *conn)
+{
+	char sink[READ_BYTES];
+	for (int i = 0; i < 64; i++) {
+		ssize_t got = recv(conn->io.fd, sink, sizeof(sink), MSG_DONTWAIT);
+		if (got > 0)
+			continue;
+		if (got < 0 && errno == EAGAIN)
+			break;
+		close_conn(conn);
+		return false;
+	}
+	wait_for(conn, EPOLLIN);
+	return false;
+}
+
+static void drive(struct admin_conn *conn)
+{
+	bool goes_on = true;
+	conn->is_driving = true;
+	while (goes_on) {
+		switch (conn->state) {
+		case CONN_HEAD:
+			goes_on = step_head(conn);
+			break;
+		case CONN_BODY:
+			goes_on = step_body(conn);
+			break;
+		case CONN_WRITE:
+			goes_on = step_write(conn);
+			break;
+		case CONN_LINGER:
+			goes_on = step_linger(conn);
+			break;
+		case CONN_HANDLE:
+			wait_for(conn, 0);
+			goes_on = false;
+			break;
+		case CONN_CLOSED:
+			goes_on = false;
+			break;
+		}
+	}
+	conn->is_driving = false;
+}
+
+static void on_conn(struct io *io, uint32_t events)
+{
+	struct admin_conn *conn = SP_CONTAINER_OF(io, struct admin_conn, io);
+	bool is_waiting = conn->state == CONN_HANDLE;
+	if ((events & EPOLLERR) != 0 || (is_waiting && (events & EPOLLHUP) != 0))
+		close_conn(conn);
+	else
+		drive(conn);
+}
+
+static void on_deadline(struct timer *timer)
+{
+	struct admin_conn *conn = SP_CONTAINER_OF(timer, struct admin_conn, timer);
+	bool is_reading = conn->state == CONN_HEAD || conn->state == CONN_BODY;
+	if (is_reading && conn->in_len > 0)
+		refuse(conn, 408, "timeout", "the request did not arrive in time");
+	else
+		close_conn(conn);
+}
+
+static void take(struct admin *admin, int fd)
+{
+	static const char busy[] =
+		"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+		"Content-Length: 74\r\nConnection: close\r\n\r\n"
+		"{\"error\":{\"code\":\"limit\",\"message\":\"too many admin connections are "
+		"open\"}}\n";
+	struct admin_conn *conn = admin->conn_cnt >= ADMIN_CONNS_MAX || fault_hits(FAULT_MALLOC)
+					  ? NULL
+					  : calloc(1, sizeof(*conn));
+	if (conn == NULL) {
+		(void)send(fd, busy, sizeof(busy) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+		(void)close(fd);
+		return;
+	}
+	conn->admin = admin;
+	conn->io = (struct io){ .fd = fd, .on_ready = on_conn };
+	conn->timer.on_due = on_deadline;
+	if (loop_add(admin->loop, &conn->io, EPOLLIN) != ERR_OK) {
+		(void)close(fd);
+		free(conn);
+		return;
+	}
+	list_append(&admin->conns, &conn->link);
+	admin->conn_cnt++;
+	arm(conn, ADMIN_REQUEST_MS);
+}
+
+static void on_accept(struct io *io, uint32_t events)
+{
+	(void)events;
+	struct admin *admin = SP_CONTAINER_OF(io, struct admin, io);
+	for (int i = 0; i < ADMIN_CONNS_MAX; i++) {
+		int fd = accept4(io->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd < 0)
+			return;
+		take(admin, fd);
+	}
+}
+
+/* Nobody listens there any more: an earlier run was killed. */
+static enum err remove_stale(const struct sockaddr_un *addr)
+{
+	struct stat st;
+	if (lstat(addr->sun_path, &st) != 0)
+		return ERR_OK;
+	if (!S_ISSOCK(st.st_mode)) {
+		log_error(ROOM,
+			  "control socket %s: there is a file of that name that is no socket, "
+			  "remove it or change global.control.path",
+			  addr->sun_path);
+		return ERR_EXISTS;
+	}
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return ERR_SYSTEM;
+	bool is_alive =
+		connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN;
+	(void)close(fd);
+	if (is_alive) {
+		log_error(ROOM,
+			  "control socket %s: another process answers on it, stop it or change "
+			  "global.control.path",
+			  addr->sun_path);
+		return ERR_LOCKED;
+	}
+	return unlink(addr->sun_path) == 0 ? ERR_OK : ERR_SYSTEM;
+}
+
+static enum err open_socket(const struct sockaddr_un *addr, unsigned mode, int *ret_fd)
+{
+	enum err e = remove_stale(addr);
+	if (e != ERR_OK)
+		return e;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return ERR_SYSTEM;
+	mode_t old = umask((mode_t)(~mode & 0777));
+	int rc = bind(fd, (const struct sockaddr *)addr, sizeof(*addr));
+	int bind_errno = errno;
+	(void)umask(old);
+	if (rc == 0 && listen(fd, BACKLOG) == 0) {
+		*ret_fd = fd;
+		return ERR_OK;
+	}
+	log_error(ROOM, "control socket %s: %s", addr->sun_path,
+		  strerror(rc == 0 ? errno : bind_errno));
+	(void)close(fd);
+	return ERR_SYSTEM;
+}
+
+enum err admin_new(struct loop *loop, const char *path, unsigned mode, admin_handler *handle,
+		   void *arg, struct admin **ret_admin)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	if (strlen(path) >= sizeof(addr.sun_path)) {
+		log_error(ROOM, "control socket %s: the path is longer than %zu bytes", path,
+			  sizeof(addr.sun_path) - 1);
+		return ERR_INVALID;
+	}
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	struct admin *admin = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*admin));
+	if (admin == NULL)
+		return ERR_NOMEM;
+	admin->loop = loop;
+	admin->handle = handle;
+	admin->arg = arg;
+	admin->io = (struct io){ .fd = -1, .on_ready = on_accept };
+	memcpy(admin->path, addr.sun_path, sizeof(admin->path));
+	list_init(&admin->conns);
+	int fd = -1;
+	enum err e = open_socket(&addr, mode, &fd);
+	if (e == ERR_OK) {
+		admin->io.fd = fd;
+		e = loop_add(loop, &admin->io, EPOLLIN);
+	}
+	struct stat st;
+	if (e == ERR_OK && lstat(path, &st) == 0) {
+		admin->dev = st.st_dev;
+		admin->ino = st.st_ino;
+	}
+	if (e == ERR_OK) {
+		*ret_admin = admin;
+		return ERR_OK;
+	}
+	if (fd >= 0)
+		(void)close(fd);
+	free(admin);
+	return e;
+}
+
+void admin_free(struct admin *admin)
+{
+	if (admin == NULL)
+		return;
+	LIST_FOREACH_SAFE(link, &admin->conns)
+	close_conn(SP_CONTAINER_OF(link, struct admin_conn, link));
+	int fd = admin->io.fd;
+	loop_remove(admin->loop, &admin->io);
+	(void)close(fd);
+	struct stat st;
+	if (lstat(admin->path, &st) == 0 && st.st_dev == admin->dev && st.st_ino == admin->ino)
+		(void)unlink(admin->path);
+	free(admin);
+}
+
+size_t admin_conn_cnt(const struct admin *admin)
+{
+	return admin->conn_cnt;
+}

@@ -1,0 +1,174 @@
+#include "privilege.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "smartproxy/log.h"
+
+#define ROOM "control"
+
+struct account {
+	uid_t uid;
+	gid_t gid;
+	const char *name;
+};
+
+static enum err find_account(const struct config *config, struct account *ret_account)
+{
+	const char *user = config->global.user, *group = config->global.group;
+	errno = 0;
+	const struct passwd *pw = getpwnam(user);
+	if (pw == NULL) {
+		log_error(ROOM,
+			  "global.user: there is no user named %s: create it (adduser --system "
+			  "--group %s) or name another",
+			  user, user);
+		return ERR_NOENT;
+	}
+	*ret_account = (struct account){ .uid = pw->pw_uid, .gid = pw->pw_gid, .name = user };
+	if (group == NULL)
+		return ERR_OK;
+	const struct group *gr = getgrnam(group);
+	if (gr == NULL) {
+		log_error(ROOM, "global.group: there is no group named %s", group);
+		return ERR_NOENT;
+	}
+	ret_account->gid = gr->gr_gid;
+	return ERR_OK;
+}
+
+static enum err make_one(const char *path, mode_t mode, const struct account *owner, bool is_last)
+{
+	if (mkdir(path, is_last ? mode : 0755) != 0) {
+		if (errno == EEXIST)
+			return ERR_OK;
+		log_error(ROOM, "cannot make the folder %s: %s", path, strerror(errno));
+		return ERR_STORE;
+	}
+	if (is_last && chown(path, owner->uid, owner->gid) != 0) {
+		log_error(ROOM, "cannot give the folder %s to %s: %s", path, owner->name,
+			  strerror(errno));
+		return ERR_STORE;
+	}
+	return ERR_OK;
+}
+
+/* The folders of path that are missing; the last one belongs to owner. */
+static enum err make_folders(const char *path, mode_t mode, const struct account *owner)
+{
+	char *copy = strdup(path);
+	if (copy == NULL)
+		return ERR_NOMEM;
+	size_t len = strlen(copy);
+	while (len > 1 && copy[len - 1] == '/')
+		copy[--len] = '\0';
+	enum err e = ERR_OK;
+	for (size_t i = 1; i < len && e == ERR_OK; i++) {
+		if (copy[i] != '/')
+			continue;
+		copy[i] = '\0';
+		e = make_one(copy, mode, owner, false);
+		copy[i] = '/';
+	}
+	if (e == ERR_OK && len > 0)
+		e = make_one(copy, mode, owner, true);
+	free(copy);
+	return e;
+}
+
+static enum err make_places(const struct config *config, const struct account *owner)
+{
+	enum err e = make_folders(config->global.state_dir, 0700, owner);
+	const char *slash = strrchr(config->control.path, '/');
+	if (e != ERR_OK || slash == NULL || slash == config->control.path)
+		return e;
+	char *folder = strndup(config->control.path, (size_t)(slash - config->control.path));
+	if (folder == NULL)
+		return ERR_NOMEM;
+	e = make_folders(folder, 0755, owner);
+	free(folder);
+	return e;
+}
+
+static bool keep_bind_capability(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = {
+		{ .effective = 1U << CAP_NET_BIND_SERVICE,
+		  .permitted = 1U << CAP_NET_BIND_SERVICE },
+		{ 0 },
+	};
+	return syscall(SYS_capset, &header, data) == 0;
+}
+
+static enum err become(const struct account *account)
+{
+	const char *step = "prctl(PR_SET_KEEPCAPS)";
+	bool is_ok = prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0;
+	if (is_ok) {
+		step = "initgroups";
+		is_ok = initgroups(account->name, account->gid) == 0;
+	}
+	if (is_ok) {
+		step = "setresgid";
+		is_ok = setresgid(account->gid, account->gid, account->gid) == 0;
+	}
+	if (is_ok) {
+		step = "setresuid";
+		is_ok = setresuid(account->uid, account->uid, account->uid) == 0;
+	}
+	if (is_ok) {
+		step = "capset";
+		is_ok = keep_bind_capability();
+	}
+	if (is_ok) {
+		step = "prctl";
+		is_ok = prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0) == 0 &&
+			prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
+	}
+	if (is_ok)
+		return ERR_OK;
+	log_error(ROOM, "cannot become user %s: %s: %s", account->name, step, strerror(errno));
+	return ERR_SYSTEM;
+}
+
+enum err privilege_drop(const struct config *config)
+{
+	if (geteuid() != 0 || config->global.user == NULL)
+		return ERR_OK;
+	struct account account;
+	enum err e = find_account(config, &account);
+	if (e != ERR_OK || account.uid == 0)
+		return e;
+	e = make_places(config, &account);
+	if (e != ERR_OK)
+		return e;
+	e = become(&account);
+	if (e == ERR_OK)
+		log_info(ROOM, "running as user=%s uid=%u gid=%u", account.name,
+			 (unsigned)account.uid, (unsigned)account.gid);
+	return e;
+}
+
+unsigned long privilege_raise_files(void)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+		return 0;
+	if (limit.rlim_cur < limit.rlim_max) {
+		rlim_t old = limit.rlim_cur;
+		limit.rlim_cur = limit.rlim_max;
+		if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+			limit.rlim_cur = old;
+	}
+	return (unsigned long)limit.rlim_cur;
+}

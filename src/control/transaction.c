@@ -1,0 +1,236 @@
+/* One change of what is published, all or nothing:
+ *
+ *   build     the generation, the list of addresses, the wishes     may fail, nothing is visible
+ *   open      bind and listen on what is new                        may fail, nothing is visible
+ *   publish   swap and one grace period                             cannot fail
+ *   adopt     workers take the new sockets                          from here on a failure rolls
+ * back wish      the acme manager learns what is wanted now release   workers let go of what is no
+ * longer wanted, it is closed and verified
+ *
+ * Publish comes before adopt: a new socket listens, but nobody accepts from it before every worker
+ * decides by the new generation, so no connection on a new port is answered by the old one. */
+#include "transaction.h"
+
+#include <stdlib.h>
+
+#include "smartproxy/clock.h"
+
+/* What install() works with. */
+struct install {
+	struct generation *next; /* consumed in every case */
+	const struct config *config;
+	bool has_challenge_route;
+	const struct wishes *wishes; /* NULL: they do not change */
+	bool is_published;
+};
+
+static bool is_late(const struct transaction *t)
+{
+	return t->deadline_ms != 0 && clock_now_ms() >= t->deadline_ms;
+}
+
+static enum err fail_late(struct transaction *t)
+{
+	text_printf(&t->message,
+		    "it was not ready within global.control.update_timeout (%lld ms), nothing was "
+		    "changed",
+		    (long long)t->control->config->control.update_timeout_ms);
+	return ERR_TIMEOUT;
+}
+
+static enum err fail_port(struct transaction *t, enum err e)
+{
+	if (t->port.code != ERR_OK)
+		port_error_text(&t->port, &t->message);
+	else
+		text_puts(&t->message, err_text(e));
+	return e;
+}
+
+/* A set's owner_data: NULL: open, not yet with the workers. */
+static char held;     /* the workers have it */
+static char unwanted; /* to be released and closed */
+
+enum err transaction_adopt_all(struct control *control)
+{
+	for (size_t i = 0; i < listeners_cnt(control->listeners); i++) {
+		struct listener_set *set = listeners_at(control->listeners, i);
+		if (set->owner_data != NULL)
+			continue;
+		enum err e = workers_adopt(control->workers, set, WORKER_WAIT_MS);
+		if (e != ERR_OK)
+			return e;
+		set->owner_data = &held;
+	}
+	return ERR_OK;
+}
+
+/* A set that a worker did not let go of in time stays open and unwanted: the next transaction tries
+ * again. */
+static enum err release_unwanted(struct transaction *t) SP_ON_CONTROL;
+static enum err release_unwanted(struct transaction *t)
+{
+	struct listeners *listeners = t->control->listeners;
+	enum err first = ERR_OK;
+	for (size_t i = listeners_cnt(listeners); i-- > 0;) {
+		struct listener_set *set = listeners_at(listeners, i);
+		if (set->owner_data != &unwanted)
+			continue;
+		char text[ADDR_TEXT_MAX];
+		(void)addr_format(text, sizeof(text), &set->addr);
+		enum err e = workers_release(t->control->workers, set, WORKER_WAIT_MS);
+		if (e == ERR_OK)
+			e = listeners_close(listeners, set, &t->port);
+		if (e != ERR_OK && first == ERR_OK) {
+			first = e;
+			text_printf(&t->message, "%s could not be closed: ", text);
+			(void)fail_port(t, e);
+		}
+	}
+	return first;
+}
+
+static void commit(struct control *control, struct listener_change *change) SP_ON_CONTROL;
+static void commit(struct control *control, struct listener_change *change)
+{
+	for (size_t i = 0; i < change->opened_cnt; i++)
+		change->opened[i]->owner_data = NULL;
+	for (size_t i = 0; i < change->dropped_cnt; i++)
+		change->dropped[i]->owner_data = &unwanted;
+	listeners_commit(control->listeners, change);
+}
+
+static enum err install_open(struct transaction *t, const struct install *in,
+			     struct listener_change **ret_change) SP_ON_CONTROL;
+static enum err install_open(struct transaction *t, const struct install *in,
+			     struct listener_change **ret_change)
+{
+	struct addr *addrs = NULL;
+	size_t cnt = 0;
+	enum err e = plan_listeners(t->control, in->next->routes, in->config,
+				    in->has_challenge_route, &addrs, &cnt);
+	if (e == ERR_OK)
+		e = listeners_open(t->control->listeners, addrs, cnt, ret_change, &t->port);
+	free(addrs);
+	if (e != ERR_OK)
+		return fail_port(t, e);
+	if (!is_late(t))
+		return ERR_OK;
+	listeners_abort(t->control->listeners, *ret_change);
+	return fail_late(t);
+}
+
+static enum err install(struct transaction *t, struct install *in) SP_ON_CONTROL SP_NO_RCU;
+static enum err install(struct transaction *t, struct install *in)
+{
+	struct control *control = t->control;
+	struct listener_change *change = NULL;
+	enum err e = install_open(t, in, &change);
+	if (e != ERR_OK) {
+		generation_discard(control->generations, in->next);
+		return e;
+	}
+	generation_publish(control->generations, in->next);
+	in->is_published = true;
+	commit(control, change);
+	if (control->workers == NULL) /* the start: nobody accepts yet */
+		return ERR_OK;
+	e = transaction_adopt_all(control);
+	if (e != ERR_OK)
+		text_printf(&t->message, "a worker did not take a new port: %s", err_text(e));
+	if (e == ERR_OK && in->wishes != NULL)
+		acme_set_wishes(control->acme, in->config, in->wishes->items, in->wishes->cnt);
+	if (e == ERR_OK)
+		e = release_unwanted(t);
+	(void)generation_reap(control->generations);
+	return e;
+}
+
+/* config, wishes: of the state to go back to. On failure the new state stays, and it says so. */
+static void roll_back(struct transaction *t, struct install *back) SP_ON_CONTROL SP_NO_RCU;
+static void roll_back(struct transaction *t, struct install *back)
+{
+	t->was_rolled_back = true;
+	t->deadline_ms = 0;
+	text_puts(&t->message, "; ");
+	size_t len = t->message.len;
+	enum err e = install(t, back);
+	if (e == ERR_OK || back->is_published)
+		text_puts(&t->message, len == t->message.len
+					       ? "the state before it is in force again"
+					       : "; the routes before it are in force again");
+	else
+		text_puts(&t->message,
+			  ": and the way back failed as well, the new state is in force");
+}
+
+static void roll_back_config(struct transaction *t) SP_ON_CONTROL SP_NO_RCU;
+static void roll_back_config(struct transaction *t)
+{
+	struct control *control = t->control;
+	bool had_challenge_route = generation_latest(control->generations)->has_challenge_route;
+	struct wishes wishes = { 0 };
+	struct install back = { .config = control->config,
+				.has_challenge_route = had_challenge_route };
+	enum err e = generation_build(control->generations, control->config, had_challenge_route,
+				      &back.next, &t->message);
+	if (e == ERR_OK)
+		e = plan_wishes(back.next->routes, &wishes);
+	if (e != ERR_OK) {
+		generation_discard(control->generations, back.next);
+		text_puts(&t->message,
+			  "; the state before it could not be built again, the new one "
+			  "is in force");
+		return;
+	}
+	back.wishes = &wishes;
+	roll_back(t, &back);
+	wishes_fini(&wishes);
+}
+
+enum err transaction_apply_config(struct transaction *t)
+{
+	struct control *control = t->control;
+	struct wishes wishes = { 0 };
+	struct install in = { .config = t->config, .has_challenge_route = t->has_challenge_route };
+	enum err e = generation_build(control->generations, t->config, t->has_challenge_route,
+				      &in.next, &t->message);
+	if (e != ERR_OK) {
+		if (t->message.len == 0)
+			text_puts(&t->message, err_text(e));
+		/* A file or a name that the configuration speaks of is not there. */
+		return e == ERR_NOENT ? ERR_CONFIG : e;
+	}
+	e = plan_wishes(in.next->routes, &wishes);
+	if (e != ERR_OK) {
+		generation_discard(control->generations, in.next);
+		return fail_port(t, e);
+	}
+	in.wishes = &wishes;
+	e = install(t, &in);
+	wishes_fini(&wishes);
+	if (e != ERR_OK && in.is_published && control->workers != NULL)
+		roll_back_config(t);
+	return e;
+}
+
+enum err transaction_apply_challenge(struct transaction *t)
+{
+	struct control *control = t->control;
+	const struct generation *now = generation_latest(control->generations);
+	if (now->has_challenge_route == t->has_challenge_route)
+		return ERR_OK;
+	struct install in = { .config = control->config,
+			      .has_challenge_route = t->has_challenge_route };
+	enum err e = generation_fork(control->generations, t->has_challenge_route, &in.next);
+	if (e != ERR_OK)
+		return fail_port(t, e);
+	e = install(t, &in);
+	if (e == ERR_OK || !in.is_published)
+		return e;
+	struct install back = { .config = control->config,
+				.has_challenge_route = !t->has_challenge_route };
+	if (generation_fork(control->generations, back.has_challenge_route, &back.next) == ERR_OK)
+		roll_back(t, &back);
+	return e;
+}
