@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
  */
 static inline char *copy_exactly(const void *data, size_t len)
 {
-	char *copy = malloc(len > 0 ? len : 1);
+	char *copy = calloc(1, len > 0 ? len : 1);
 	CHECK(copy != NULL);
 	if (len > 0)
 		memcpy(copy, data, len);

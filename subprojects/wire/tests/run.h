@@ -20,7 +20,7 @@ static inline int run_suite(Suite *suite)
  */
 static inline char *copy_exactly(const char *data, size_t len)
 {
-	char *copy = malloc(len > 0 ? len : 1);
+	char *copy = calloc(1, len > 0 ? len : 1);
 	ck_assert_ptr_nonnull(copy);
 	memcpy(copy, data, len);
 	return copy;
