@@ -64,8 +64,9 @@ const struct route *route_find(const struct route_index *index,
  * NULL: the port has no TLS route. */
 struct tls_slot *route_find_slot(const struct route_index *index, uint16_t port, const char *sni,
 				 size_t sni_len);
-/* Do connections on this port start with TLS? */
-bool route_port_is_tls(const struct route_index *index, uint16_t port);
+/* Do connections of the listener on this address and port start with TLS? The configuration keeps
+ * the routes of one listener all alike. */
+bool route_listener_is_tls(const struct route_index *index, const struct addr *listen);
 size_t route_index_cnt(const struct route_index *index);
 /* Enabled routes in file order. */
 struct route *route_index_at(const struct route_index *index, size_t ix);

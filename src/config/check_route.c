@@ -10,7 +10,7 @@ enum err check_limits(struct loader *l, const struct value *group, void *data)
 {
 	const struct config *c = data;
 	const struct value *target = value_member(group, "target");
-	if (c->limits.target_bytes > c->limits.head_bytes)
+	if (c->limits.head_bytes && c->limits.target_bytes > c->limits.head_bytes)
 		load_problem(l, target ? target : value_member(group, "head"), "target",
 			     "is more than limits.head, which holds the target too");
 	return ERR_OK;
@@ -126,9 +126,11 @@ static void check_auto(struct loader *l, const struct value *route, const struct
 	const struct value *domains = value_member(value_member(route, "match"), "domains");
 	const struct value *tls = value_member(value_member(route, "action"), "tls");
 	const struct value *certificate = value_member(tls, "certificate");
-	if (!domains || (domains->type == VALUE_LIST && domains->cnt == 0))
+	if (!domains || (domains->type == VALUE_LIST && domains->cnt == 0)) {
 		load_problem(l, certificate, "action.tls.certificate",
 			     "\"auto\" needs match.domains: they are the names in the certificate");
+		return;
+	}
 	if (m->domain_cnt > AUTO_NAMES_MAX) {
 		load_problem(l, domains, "match.domains",
 			     "found %zu names, expected %d at most in one \"auto\" certificate: "
@@ -150,9 +152,9 @@ static void check_auto(struct loader *l, const struct value *route, const struct
 	}
 }
 
-static void check_tls(struct loader *l, const struct value *route, const struct config_route *r)
+static void check_tls(struct loader *l, const struct value *route, struct config_route *r)
 {
-	const struct config_action_data *a = &r->action;
+	struct config_action_data *a = &r->action;
 	const struct value *versions = value_member(value_member(route, "match"), "tls_versions");
 	const struct value *tls = value_member(value_member(route, "action"), "tls");
 	if (!tls && versions)
@@ -167,8 +169,15 @@ static void check_tls(struct loader *l, const struct value *route, const struct 
 		load_problem(l, mode, "action.tls.mode",
 			     "\"%s\" is not built yet in this version; use \"terminate\"",
 			     mode->string);
-	if (certificate && certificate->type == VALUE_STRING && a->certificate == CONFIG_CERT_AUTO)
+	else if (!certificate)
+		load_problem(l, tls, "action.tls.certificate",
+			     "is missing: \"auto\", or a group { chain_file = \"...\"; key_file = "
+			     "\"...\"; }");
+	if (certificate && certificate->type == VALUE_STRING &&
+	    strcmp(certificate->string, "auto") == 0)
 		check_auto(l, route, &r->match);
+	else
+		a->certificate = CONFIG_CERT_FILES; /* nothing that follows from "auto" */
 	if (key_type && certificate && certificate->type == VALUE_GROUP)
 		load_problem(
 			l, key_type, "action.tls.key_type",

@@ -255,7 +255,7 @@ static const struct key route_tls_keys[] = {
 	  .words = tls_modes, .default_text = "terminate",
 	  .help = "what happens to TLS; this version builds \"terminate\"" },
 	{ KEY("routes[].action.tls.", "certificate"), .type = KEY_CERTIFICATE,
-	  .flags = KEY_REQUIRED, .group = &group_certificate,
+	  .group = &group_certificate,
 	  .help = "\"auto\", or a group with chain_file and key_file" },
 	{ KEY("routes[].action.tls.", "key_type"), IN_ACTION(key_type), .type = KEY_WORD,
 	  .words = key_types, .default_text = "p256", .help = "key of an \"auto\" certificate" },

@@ -10,7 +10,7 @@
 const struct key *key_find(const struct key_group *group, const char *name)
 {
 	for (size_t i = 0; i < group->cnt; i++)
-		if (strcmp(group->keys[i].name, name) == 0)
+		if (group->keys[i].name[0] == name[0] && strcmp(group->keys[i].name, name) == 0)
 			return &group->keys[i];
 	return NULL;
 }
@@ -52,6 +52,10 @@ static void describe_range(const struct key *key, char *dst)
 
 const char *key_describe(const struct key *key, char *dst)
 {
+	static const char headers[] = "a list ( { name = \"...\"; value = \"...\"; } ) or a group "
+				      "{ Name = \"...\"; }";
+	static const char certificate[] = "\"auto\" or a group { chain_file = \"...\"; "
+					  "key_file = \"...\"; }";
 	static const char *const fixed[] = {
 		[KEY_BOOL] = "true or false",
 		[KEY_OCTAL] = "octal permissions as a string, such as \"0660\"",
@@ -60,10 +64,8 @@ const char *key_describe(const struct key *key, char *dst)
 		[KEY_GROUP] = "a group { ... }",
 		[KEY_GROUPS] = "a list of groups ( { ... }, { ... } )",
 		[KEY_PORTS] = "a list of ports and ranges, such as ( 443, \"8000-8010\" )",
-		[KEY_HEADERS] = "a list ( { name = \"...\"; value = \"...\"; } ) or a group "
-				"{ Name = \"...\"; }",
-		[KEY_CERTIFICATE] = "\"auto\" or a group { chain_file = \"...\"; key_file = "
-				    "\"...\"; }",
+		[KEY_HEADERS] = headers,
+		[KEY_CERTIFICATE] = certificate,
 		[KEY_VERSIONS] = "a list of \"1.2\" and \"1.3\"",
 	};
 	if (key->type == KEY_WORD)

@@ -50,9 +50,11 @@ void load_push(struct loader *l, struct frame frame);
 /* load_scalar.c: one value that is no group and no list. */
 void load_scalar(struct loader *l, const struct key *key, const struct value *v, const char *leaf,
 		 void *data);
-/* A copy in the model that rule (NULL: any text) has normalised; NULL after a finding. */
+/* A copy in the model that rule (NULL: any text) has normalised; NULL after a finding. ix: of an
+ * element of the list leaf, or LOAD_NO_IX. */
+#define LOAD_NO_IX SIZE_MAX
 const char *load_string(struct loader *l, const char *(*rule)(char *text), const struct value *v,
-			const char *leaf);
+			const char *leaf, size_t ix);
 void load_default(struct loader *l, const struct key *key, void *data);
 /* special.c: the types of one key each, and lists of strings. */
 void load_special(struct loader *l, const struct key *key, const struct value *v, void *data);

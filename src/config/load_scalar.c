@@ -6,20 +6,30 @@
 #include "smartproxy/assert.h"
 #include "units.h"
 
+#define LEAF_MAX         64
 #define STRING_MAX_BYTES ((size_t)16 << 20)
 
-const char *load_string(struct loader *l, const char *(*rule)(char *text), const struct value *v,
-			const char *leaf)
+static void refuse_string(struct loader *l, const struct value *v, const char *leaf, size_t ix,
+			  const char *wanted)
 {
-	char found[VALUE_TEXT_MAX];
+	char found[VALUE_TEXT_MAX], element[LEAF_MAX];
+	if (ix != LOAD_NO_IX) {
+		text_format(element, sizeof(element), "%s[%zu]", leaf, ix);
+		leaf = element;
+	}
+	load_problem(l, v, leaf, "found %s, expected %s", value_describe(v, found), wanted);
+}
+
+const char *load_string(struct loader *l, const char *(*rule)(char *text), const struct value *v,
+			const char *leaf, size_t ix)
+{
 	if (v->type != VALUE_STRING) {
-		load_problem(l, v, leaf, "found %s, expected a string", value_describe(v, found));
+		refuse_string(l, v, leaf, ix, "a string");
 		return NULL;
 	}
 	size_t len = strlen(v->string);
 	if (len > STRING_MAX_BYTES) {
-		load_problem(l, v, leaf, "found a string of %zu bytes, expected 16 MiB at most",
-			     len);
+		refuse_string(l, v, leaf, ix, "16 MiB at most");
 		return NULL;
 	}
 	char *copy = arena_strndup(l->arena, v->string, len);
@@ -30,7 +40,7 @@ const char *load_string(struct loader *l, const char *(*rule)(char *text), const
 	const char *wanted = rule ? rule(copy) : rule_text(copy);
 	if (!wanted)
 		return copy;
-	load_problem(l, v, leaf, "found %s, expected %s", value_describe(v, found), wanted);
+	refuse_string(l, v, leaf, ix, wanted);
 	return NULL;
 }
 
@@ -41,7 +51,7 @@ static void load_text(struct loader *l, const struct key *key, const struct valu
 	bool is_none =
 		v->type == VALUE_STRING && v->string[0] == '\0' && (key->flags & KEY_EMPTY_IS_NONE);
 	if (!is_none)
-		string = load_string(l, key->rule, v, leaf);
+		string = load_string(l, key->rule, v, leaf, LOAD_NO_IX);
 	memcpy(data + key->offset, &string, sizeof(string));
 	if (key->cnt_offset) {
 		size_t len = string ? strlen(string) : 0;

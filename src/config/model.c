@@ -84,9 +84,14 @@ static enum err add_syntax_error(const struct work *w, struct config_problems *p
 static enum err parse_file(struct work *w, const char *file, struct config_problems *problems,
 			   const struct value **ret_root)
 {
+	size_t problem_cnt = problems->cnt;
 	enum err e = source_read(&w->source, file, &w->scratch, problems);
+	if (!e)
+		e = source_check_numbers(&w->source, problems);
 	if (e)
 		return e;
+	if (problems->cnt > problem_cnt)
+		return ERR_CONFIG;
 	e = value_from_libconfig(&w->source, &w->scratch, &w->document, ret_root, &w->error);
 	return e == ERR_SYNTAX ? add_syntax_error(w, problems) : e;
 }

@@ -25,8 +25,9 @@ struct printer {
 static void indent(struct printer *p)
 {
 	static const char spaces[] = "                        ";
+	SP_ASSERT(p->depth * 2 < sizeof(spaces));
 	if (!p->is_json)
-		text_add(p->out, spaces, (p->depth - 1) * 2);
+		text_add(p->out, spaces, p->depth * 2);
 }
 
 static void put_escape(struct printer *p, unsigned char byte)
@@ -90,8 +91,7 @@ static void pop(struct printer *p)
 	struct frame *top = &p->frames[--p->depth];
 	if (!p->is_json && top->is_list && top->has_items)
 		text_puts(p->out, "\n");
-	if (p->depth)
-		indent(p);
+	indent(p);
 	text_puts(p->out, top->is_list ? (p->is_json ? "]" : ")") : "}");
 	if (p->depth && !p->frames[p->depth - 1].is_list)
 		end_key(p);

@@ -1,5 +1,5 @@
 #pragma once
-/* config, private: what a string must look like. A rule gets a NUL-terminated copy that it may
+/* config, private: what a string must look like. A rule takes a NUL-terminated copy that it may
  * normalise in place (never longer) and returns NULL, or what was expected, as the end of the
  * sentence 'found the string "x", expected ...'. */
 const char *rule_text(char *text); /* UTF-8 without control characters */

@@ -188,6 +188,14 @@ static enum err try_include(struct reader *r, bool *ret_included)
 	return full ? push(r, full) : ERR_NOMEM;
 }
 
+/* After the one at the input's position; NUL at the end. */
+static char next_byte(const struct input *in)
+{
+	if (in->at + 1 < in->len)
+		return in->data[in->at + 1];
+	return '\0';
+}
+
 static enum scan scan_byte(struct input *in, char byte, char next)
 {
 	switch (in->scan) {
@@ -221,13 +229,13 @@ static void copy_line(struct reader *r)
 	bool ended = false;
 	while (in->at < in->len && !ended) {
 		char byte = in->data[in->at];
-		char next = in->at + 1 < in->len ? in->data[in->at + 1] : '\0';
+		char next = next_byte(in);
 		ended = byte == '\n';
 		in->scan = scan_byte(in, byte, next);
 		in->at++;
 	}
 	text_add(&r->source->text, in->data + start, in->at - start);
-	if (!ended)
+	if (!ended && r->depth > 1)
 		text_add(&r->source->text, "\n",
 			 1); /* what follows an include is a line of its own */
 	in->line += ended;
@@ -264,4 +272,54 @@ enum err source_read(struct source *source, const char *file, struct arena *aren
 		free(r.inputs[--r.depth].data);
 	text_add(&source->text, "", 0);
 	return !e && source->text.has_failed ? ERR_NOMEM : e;
+}
+
+static bool is_word(char c)
+{
+	return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') || c == '_' ||
+	       c == '-' || c == '+' || c == '*' || c == '.';
+}
+
+/* A token of code that is a plain integer beyond 32 bits. */
+static bool is_too_large(const char *token, size_t len)
+{
+	char digits[24];
+	char *end;
+	if (*token == '-' || *token == '+') {
+		token++;
+		len--;
+	}
+	len = len < sizeof(digits) ? len : sizeof(digits) - 1;
+	memcpy(digits, token, len);
+	digits[len] = '\0';
+	if (digits[0] < '0' || digits[0] > '9')
+		return false;
+	bool is_hex = digits[0] == '0' && (digits[1] | 0x20) == 'x';
+	unsigned long long value = strtoull(digits, &end, is_hex ? 16 : 10);
+	return value > INT32_MAX && !is_word(*end);
+}
+
+enum err source_check_numbers(const struct source *source, struct config_problems *problems)
+{
+	struct input in = { .data = source->text.data, .len = source->text.len };
+	unsigned line = 1;
+	while (in.at < in.len) {
+		size_t start = in.at;
+		while (in.scan == SCAN_CODE && in.at < in.len && is_word(in.data[in.at]))
+			in.at++;
+		if (in.at > start && is_too_large(in.data + start, in.at - start)) {
+			struct source_span at = source_locate(source, line);
+			if (problems_add(problems, at.file, at.file_line, NULL,
+					 "the integer %.*s is larger than 2147483647",
+					 (int)(in.at - start < 40 ? in.at - start : 40),
+					 in.data + start))
+				return ERR_NOMEM;
+		}
+		if (in.at == in.len)
+			break;
+		line += in.data[in.at] == '\n';
+		in.scan = scan_byte(&in, in.data[in.at], next_byte(&in));
+		in.at++;
+	}
+	return ERR_OK;
 }

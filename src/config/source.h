@@ -27,6 +27,9 @@ struct source {
  * source_fini in any case. */
 enum err source_read(struct source *source, const char *file, struct arena *arena,
 		     struct config_problems *problems) SP_MUST_USE;
+/* Findings for integers that libconfig 1.5 would silently wrap around. ERR_NOMEM. */
+enum err source_check_numbers(const struct source *source, struct config_problems *problems)
+	SP_MUST_USE;
 void source_fini(struct source *source);
 /* Where a line of the whole came from. */
 struct source_span source_locate(const struct source *source, unsigned line);

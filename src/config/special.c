@@ -19,14 +19,13 @@ static void write_array(const struct key *key, const void *array, size_t cnt, ch
 
 static void load_strings(struct loader *l, const struct key *key, const struct value *v, char *data)
 {
-	char leaf[LEAF_MAX];
 	if (v->type != VALUE_LIST) {
 		load_mismatch(l, key, v, key->name);
 		return;
 	}
 	const char **strings = load_alloc(l, v->cnt, sizeof(*strings));
 	for (size_t i = 0; strings && i < v->cnt; i++)
-		strings[i] = load_string(l, key->rule, &v->items[i], element_leaf(leaf, key, i));
+		strings[i] = load_string(l, key->rule, &v->items[i], key->name, i);
 	if (strings)
 		write_array(key, strings, v->cnt, data);
 }

@@ -81,12 +81,13 @@ bool units_parse_octal(const char *text, int64_t *ret_value)
 	return true;
 }
 
-static const char *format(char *dst, const struct unit *units, size_t cnt, int64_t value)
+static const char *format(char *dst, const struct unit *units, size_t cnt, int64_t value,
+			  const char *space)
 {
 	size_t i = 0;
 	while (i + 1 < cnt && value % units[i].factor)
 		i++;
-	text_format(dst, UNITS_TEXT_MAX, "%lld%s", (long long)(value / units[i].factor),
+	text_format(dst, UNITS_TEXT_MAX, "%lld%s%s", (long long)(value / units[i].factor), space,
 		    units[i].name);
 	return dst;
 }
@@ -94,7 +95,7 @@ static const char *format(char *dst, const struct unit *units, size_t cnt, int64
 const char *units_format_duration(char *dst, int64_t ms)
 {
 	if (ms)
-		return format(dst, durations, SP_ARRAY_LEN(durations), ms);
+		return format(dst, durations, SP_ARRAY_LEN(durations), ms, "");
 	text_format(dst, UNITS_TEXT_MAX, "0");
 	return dst;
 }
@@ -102,7 +103,7 @@ const char *units_format_duration(char *dst, int64_t ms)
 const char *units_format_size(char *dst, int64_t bytes)
 {
 	if (bytes % 1024 == 0 && bytes)
-		return format(dst, sizes, SP_ARRAY_LEN(sizes), bytes);
+		return format(dst, sizes, SP_ARRAY_LEN(sizes), bytes, " ");
 	text_format(dst, UNITS_TEXT_MAX, "%lld", (long long)bytes);
 	return dst;
 }

@@ -7,7 +7,7 @@ const struct value *value_member(const struct value *group, const char *name)
 	if (!group || group->type != VALUE_GROUP)
 		return NULL;
 	for (size_t i = 0; i < group->cnt; i++)
-		if (strcmp(group->items[i].name, name) == 0)
+		if (group->items[i].name[0] == name[0] && strcmp(group->items[i].name, name) == 0)
 			return &group->items[i];
 	return NULL;
 }

@@ -6,6 +6,22 @@
 #include "source.h"
 #include "value.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#define HAS_LEAK_CHECK
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HAS_LEAK_CHECK
+#endif
+#endif
+#if defined(HAS_LEAK_CHECK)
+#include <sanitizer/lsan_interface.h>
+#define LEAKS_OFF() __lsan_disable()
+#define LEAKS_ON()  __lsan_enable()
+#else
+#define LEAKS_OFF() ((void)0)
+#define LEAKS_ON()  ((void)0)
+#endif
+
 struct level {
 	const config_setting_t *setting;
 	struct value *value;
@@ -119,7 +135,12 @@ enum err value_from_libconfig(const struct source *source, struct arena *arena,
 	}
 	config_init(parsed);
 	*ret_document = (struct value_document){ .data = parsed, .release = release };
-	if (!config_read_string(parsed, source->text.data))
+	/* libconfig 1.5 loses the string that it was in when a syntax error ends it; not ours to
+	 * report. */
+	LEAKS_OFF();
+	bool is_good = config_read_string(parsed, source->text.data);
+	LEAKS_ON();
+	if (!is_good)
 		return syntax_error(parsed, source, reterr);
 	struct converter c = { .source = source, .arena = arena, .error = reterr };
 	enum err e = convert(&c, config_root_setting(parsed), root);

@@ -109,7 +109,9 @@ static enum err new_change(struct listeners *ls, size_t wanted_cnt,
 	if (has_room && ls->cap < ls->cnt + wanted_cnt) { /* so that commit cannot fail */
 		size_t cap = (ls->cnt + wanted_cnt) * 2;
 		struct held_set **sets =
-			fault_hits(FAULT_MALLOC) ? NULL : realloc(ls->sets, cap * sizeof(*sets));
+			fault_hits(FAULT_MALLOC)
+				? NULL
+				: realloc(ls->sets, cap * sizeof(struct held_set *));
 		has_room = sets != NULL;
 		ls->sets = has_room ? sets : ls->sets;
 		ls->cap = has_room ? cap : ls->cap;
@@ -124,6 +126,7 @@ static enum err new_change(struct listeners *ls, size_t wanted_cnt,
 
 static bool is_overlapping(const struct held_set *held, const struct addr *addr)
 {
+	SP_ASSERT(held != NULL);
 	struct diag_socket bound = { .addr = held->set.addr };
 	return diag_conflicts(&bound, addr);
 }
@@ -306,7 +309,7 @@ enum err listeners_close(struct listeners *ls, struct listener_set *set, struct 
 		ix++;
 	SP_ASSERT(ix < ls->cnt);
 	ls->cnt--;
-	memmove(&ls->sets[ix], &ls->sets[ix + 1], (ls->cnt - ix) * sizeof(ls->sets[0]));
+	memmove(&ls->sets[ix], &ls->sets[ix + 1], (ls->cnt - ix) * sizeof(struct held_set *));
 	log_set("listener closes", set);
 	return close_set(held_of(set), reterr);
 }

@@ -72,13 +72,13 @@ void port_error_text(const struct port_error *e, struct text *ret_text)
 		text_printf(ret_text,
 			    " could not be opened, too many open files (%s): raise LimitNOFILE or "
 			    "ulimit -n",
-			    strerror(e->sys_errno));
+			    strerrordesc_np(e->sys_errno));
 		break;
 	case ERR_BUSY:
 		text_puts(ret_text, " waits for another change of listeners to end: try again");
 		break;
 	default:
 		text_printf(ret_text, " could not be opened: %s",
-			    e->sys_errno != 0 ? strerror(e->sys_errno) : err_text(e->code));
+			    e->sys_errno != 0 ? strerrordesc_np(e->sys_errno) : err_text(e->code));
 	}
 }

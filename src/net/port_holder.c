@@ -57,6 +57,11 @@ static uint32_t read_inode(int dir_fd, const char *entry)
 	return (uint32_t)strtoul(link + sizeof(prefix) - 1, NULL, 10);
 }
 
+static const struct dirent *next_entry(DIR *dir)
+{
+	return readdir(dir); /* NOLINT(concurrency-mt-unsafe): the DIR is its caller's alone */
+}
+
 /* Marks which of the cnt sockets the process of this /proc directory holds; returns how many. */
 static size_t mark_held(int proc_fd, const char *pid, struct candidate *seen, size_t cnt)
 {
@@ -72,7 +77,7 @@ static size_t mark_held(int proc_fd, const char *pid, struct candidate *seen, si
 			(void)close(list_fd);
 		return 0;
 	}
-	for (const struct dirent *entry; held_cnt < cnt && (entry = readdir(dir)) != NULL;) {
+	for (const struct dirent *entry; held_cnt < cnt && (entry = next_entry(dir)) != NULL;) {
 		uint32_t inode = read_inode(dirfd(dir), entry->d_name);
 		for (size_t i = 0; inode != 0 && i < cnt; i++) {
 			if (seen[i].socket.inode != inode || seen[i].is_held)
@@ -103,7 +108,7 @@ static void read_name(int proc_fd, const char *pid, char *dst, size_t cap)
  */
 static void name_process(DIR *proc, const struct diag_socket *socket, struct port_error *e)
 {
-	for (const struct dirent *entry; (entry = readdir(proc)) != NULL;) {
+	for (const struct dirent *entry; (entry = next_entry(proc)) != NULL;) {
 		struct candidate wanted = { .socket = *socket };
 		if (!isdigit((unsigned char)entry->d_name[0]) ||
 		    mark_held(dirfd(proc), entry->d_name, &wanted, 1) == 0)
@@ -130,14 +135,15 @@ static void describe(struct finding *f, struct port_error *e)
 	e->is_holder_ours = holder->is_held;
 	e->holder_uid = holder->socket.uid;
 	(void)addr_format(e->holder_addr, sizeof(e->holder_addr), &holder->socket.addr);
+	if (proc == NULL)
+		return;
 	if (e->is_holder_ours) {
 		e->holder_pid = getpid();
 		read_name(dirfd(proc), "self", e->holder_name, sizeof(e->holder_name));
-	} else if (proc != NULL && holder->socket.inode != 0) {
+	} else if (holder->socket.inode != 0) {
 		name_process(proc, &holder->socket, e);
 	}
-	if (proc != NULL)
-		(void)closedir(proc);
+	(void)closedir(proc);
 }
 
 enum err holder_find(const struct addr *addr, bool wants_all,

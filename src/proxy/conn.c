@@ -436,7 +436,7 @@ void conn_accept(struct worker *w, int fd, const struct addr *client, const stru
 	/* In most cases the first bytes are there already or come within the loop's next turn. */
 	conn->is_readable = true;
 	sp_rcu_enter();
-	bool is_tls = route_port_is_tls(generation_current()->routes, conn->port);
+	bool is_tls = route_listener_is_tls(generation_current()->routes, &conn->listen);
 	sp_rcu_leave();
 	conn->state = is_tls ? CONN_HELLO : CONN_HTTP;
 	list_append(&w->conns, &conn->link);

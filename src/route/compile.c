@@ -308,9 +308,8 @@ static bool grow_buckets(struct route_index *index)
 }
 
 static struct bucket *bucket_of(struct route_index *index, uint16_t port, enum pattern_kind kind,
-				const char *name)
+				const char *name, size_t len)
 {
-	size_t len = strlen(name);
 	struct bucket *bucket = index_find_bucket(index, port, kind, name, len);
 	if (bucket != NULL)
 		return bucket;
@@ -334,8 +333,8 @@ static enum err add_entry(struct route_index *index, const struct entry *entry, 
 	const struct config_match *match = &entry->route->config->match;
 	for (size_t p = 0; p < match->port_cnt; p++) {
 		for (unsigned port = match->ports[p].first; port <= match->ports[p].last; port++) {
-			struct bucket *bucket =
-				bucket_of(index, (uint16_t)port, entry->kind, entry->domain);
+			struct bucket *bucket = bucket_of(index, (uint16_t)port, entry->kind,
+							  entry->domain, strlen(entry->domain));
 			if (bucket == NULL)
 				return ERR_NOMEM;
 			if (bucket->slot == NULL)
@@ -372,20 +371,36 @@ static int compare_listeners(const void *a, const void *b)
 	return memcmp(a, b, sizeof(struct addr));
 }
 
+/* What is known of a port and of one listener on it. */
+static enum err add_port(struct route_index *index, const struct route *route,
+			 const struct addr *listen)
+{
+	uint16_t port = addr_port(listen);
+	struct bucket *bucket = bucket_of(index, port, PATTERN_PORT, "", 0);
+	if (bucket == NULL)
+		return ERR_NOMEM;
+	if (bucket->slot == NULL)
+		bucket->slot = route->slot;
+	const char *bytes;
+	size_t len = index_addr_bytes(listen, &bytes);
+	bytes = arena_strndup(&index->arena, bytes, len);
+	bucket = bytes == NULL ? NULL : bucket_of(index, port, PATTERN_LISTENER, bytes, len);
+	if (bucket == NULL)
+		return ERR_NOMEM;
+	bucket->is_tls |= route->config->action.tls_mode != CONFIG_TLS_NONE;
+	return ERR_OK;
+}
+
 static enum err add_ports(struct route_index *index, const struct route *route, struct addr *at,
 			  size_t *cnt)
 {
 	const struct config_match *match = &route->config->match;
+	const char *address = match->address == NULL ? "::" : match->address;
 	for (size_t p = 0; p < match->port_cnt; p++) {
 		for (unsigned port = match->ports[p].first; port <= match->ports[p].last; port++) {
-			struct bucket *bucket = bucket_of(index, (uint16_t)port, PATTERN_PORT, "");
-			if (bucket == NULL)
-				return ERR_NOMEM;
-			bucket->is_tls |= route->config->action.tls_mode != CONFIG_TLS_NONE;
-			if (bucket->slot == NULL)
-				bucket->slot = route->slot;
-			enum err e = addr_parse(match->address == NULL ? "::" : match->address,
-						(uint16_t)port, &at[*cnt]);
+			enum err e = addr_parse(address, (uint16_t)port, &at[*cnt]);
+			if (e == ERR_OK)
+				e = add_port(index, route, &at[*cnt]);
 			if (e != ERR_OK)
 				return e;
 			++*cnt;

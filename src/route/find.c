@@ -242,9 +242,19 @@ struct tls_slot *route_find_slot(const struct route_index *index, uint16_t port,
 	return bucket == NULL ? NULL : bucket->slot;
 }
 
-bool route_port_is_tls(const struct route_index *index, uint16_t port)
+size_t index_addr_bytes(const struct addr *addr, const char **ret_bytes)
 {
-	const struct bucket *bucket = index_find_bucket(index, port, PATTERN_PORT, "", 0);
+	bool is_v4 = addr->sa.sa_family == AF_INET;
+	*ret_bytes = is_v4 ? (const char *)&addr->v4.sin_addr : (const char *)&addr->v6.sin6_addr;
+	return is_v4 ? sizeof(addr->v4.sin_addr) : sizeof(addr->v6.sin6_addr);
+}
+
+bool route_listener_is_tls(const struct route_index *index, const struct addr *listen)
+{
+	const char *bytes;
+	size_t len = index_addr_bytes(listen, &bytes);
+	const struct bucket *bucket =
+		index_find_bucket(index, addr_port(listen), PATTERN_LISTENER, bytes, len);
 	return bucket != NULL && bucket->is_tls;
 }
 

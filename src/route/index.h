@@ -6,11 +6,13 @@
 #define SEGMENTS_MAX 128 /* of a path pattern, and of a lookup's walk */
 
 enum pattern_kind {
-	PATTERN_EXACT, /* "a.example" */
-	PATTERN_ONE,   /* "*.example": one label */
-	PATTERN_MANY,  /* "**.example": one or more */
-	PATTERN_ANY,   /* no domain condition */
-	PATTERN_PORT,  /* not a host: what is known of the port itself */
+	PATTERN_EXACT,    /* "a.example" */
+	PATTERN_ONE,      /* "*.example": one label */
+	PATTERN_MANY,     /* "**.example": one or more */
+	PATTERN_ANY,      /* no domain condition */
+	PATTERN_PORT,     /* not a host: the port itself, with its default slot */
+	PATTERN_LISTENER, /* not a host: one address of the port, as raw bytes; is its traffic TLS?
+			   */
 };
 
 /* One (route, domain) pair at one place; lists are in rank order. */
@@ -72,5 +74,7 @@ uint64_t index_bucket_hash(uint16_t port, enum pattern_kind kind, const char *na
 uint64_t index_edge_hash(uint32_t parent, const char *name, size_t len);
 struct bucket *index_find_bucket(const struct route_index *index, uint16_t port,
 				 enum pattern_kind kind, const char *name, size_t len);
+/* The IP address without the port, in network order. */
+size_t index_addr_bytes(const struct addr *addr, const char **ret_bytes);
 uint32_t index_find_edge(const struct route_index *index, uint32_t parent, const char *name,
 			 size_t len);

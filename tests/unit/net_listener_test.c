@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,8 +21,7 @@
 #include "smartproxy/listener.h"
 #include "smartproxy/thread.h"
 
-#define SOCKET_CNT  4
-#define SKIP_STATUS 77
+#define SOCKET_CNT 4
 
 static struct listeners *ls;
 static struct port_error err;
@@ -387,6 +386,59 @@ START_TEST(second_instance_is_refused)
 }
 END_TEST
 
+/* Stands before the library's: lets another process listen between our bind and our listen. */
+static int other_fd = -1;
+
+int listen(int fd, int backlog)
+{
+	char byte = 'n';
+	if (other_fd >= 0) {
+		ck_assert_int_eq(write(other_fd, "l", 1), 1);
+		ck_assert_int_eq(read(other_fd, &byte, 1), 1);
+		ck_assert_int_eq(byte, 'y');
+		(void)close(other_fd);
+		other_fd = -1;
+	}
+	return (int)syscall(SYS_listen, fd, backlog);
+}
+
+/* Two instances that start at once both pass the exclusive bind, as neither listens yet, and with
+ * SO_REUSEPORT set both could listen: whoever listens last must see the other. */
+START_TEST(instances_started_at_once_never_share)
+{
+	sp_role_assume_control();
+	struct addr a = make_addr("127.0.0.1", free_port());
+	int fds[2], one = 1;
+	char byte;
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	struct holder holder = { fork() };
+	if (holder.pid == 0) {
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+		(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+		bool is_bound = bind(fd, &a.sa, a.len) == 0;
+		(void)setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
+		(void)!write(fds[1], is_bound ? "y" : "n", 1);
+		(void)!read(fds[1], &byte, 1);
+		(void)!write(fds[1], listen(fd, 16) == 0 ? "y" : "n", 1);
+		for (;;)
+			(void)pause();
+	}
+	ck_assert_int_eq(read(fds[0], &byte, 1), 1);
+	ck_assert_int_eq(byte, 'y');
+	start();
+	other_fd = fds[0];
+	expect_failure(&a, 1, ERR_PORT_IN_USE);
+	ck_assert_int_eq(other_fd, -1); /* it was the listen, not the bind */
+	ck_assert_int_eq(err.holder_pid, holder.pid);
+	end(holder);
+	(void)close(fds[1]);
+	ck_assert(is_free(&a));
+	want(&a, 1);
+	listeners_free(ls);
+}
+END_TEST
+
 /* Under another uid that we may not look into: uid and address are known, the process is not. */
 START_TEST(foreign_uid_is_told)
 {
@@ -606,6 +658,7 @@ int main(void)
 	tcase_add_loop_test(tc, dropped_set_is_taken_back, 0, 2);
 	tcase_add_loop_test(tc, foreign_holder_is_named, HOLD_PLAIN, HOLD_BOUND_ONLY + 1);
 	tcase_add_test(tc, second_instance_is_refused);
+	tcase_add_test(tc, instances_started_at_once_never_share);
 	tcase_add_test(tc, foreign_uid_is_told);
 	tcase_add_test(tc, privileged_port_is_denied);
 	tcase_add_test(tc, foreign_address_is_refused);
