@@ -159,7 +159,7 @@ def test_one_failing_name_does_not_stop_the_others(t):
     p.wait_certs(2, 40, "failed")
     for c in p.certificates():
         if c["names"] in (["n3.test"], ["n4.test"]):
-            assert c["state"] == "failed" and c["retry_at"] > time.time() and c["failures"] == 1, c
+            assert c["state"] == "failed" and c["retry_at"] and c["failures"] == 1, c
             assert c["last_error"], c
     p.wait_route("absent")
     assert p.challenge_route()["activated"] == 1

@@ -18,7 +18,7 @@ class Response:
         return [v for n, v in self.headers if n.lower() == name.lower()]
 
     def __repr__(self):
-        return f"<{self.status} {self.reason} {self.headers} {self.body[:200]!r}>"
+        return f"<{self.status} {self.reason} {str(self.headers)[:600]} {self.body[:200]!r}>"
 
 
 class Closed(Exception):

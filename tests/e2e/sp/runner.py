@@ -95,7 +95,7 @@ class Test:
 
 def comment(text):
     for line in text.splitlines():
-        print("# " + line)
+        print("# " + (line if len(line) < 600 else line[:600] + " ..."))
 
 
 def alarm(_signal, _frame):
