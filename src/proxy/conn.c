@@ -28,10 +28,10 @@ static void set_state(struct conn *conn, enum conn_state state)
 static void free_conn(struct task *task)
 {
 	struct conn *conn = SP_CONTAINER_OF(task, struct conn, free_task);
-	if (conn->is_posted) { /* its run_task is still in the inbox: free it from there */
-		return;
-	}
-	free(conn);
+	if (conn->is_posted)
+		conn->is_left_to_post = true; /* run_task is still in the inbox */
+	else
+		free(conn);
 }
 
 void conn_close(struct conn *conn)
@@ -60,10 +60,10 @@ static void run_posted(struct task *task)
 {
 	struct conn *conn = SP_CONTAINER_OF(task, struct conn, run_task);
 	conn->is_posted = false;
-	if (conn->state == CONN_CLOSED)
-		free(conn); /* free_conn has left it to us */
-	else
+	if (conn->state != CONN_CLOSED)
 		conn_run(conn);
+	else if (conn->is_left_to_post)
+		free(conn); /* else free_task is still to come */
 }
 
 void conn_post(struct conn *conn)

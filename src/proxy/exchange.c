@@ -449,8 +449,11 @@ static enum move step_await_head(struct exchange *x)
 		if (x->client->flush(x) == STEP_FAIL)
 			return give_up(x, EXCHANGE_END_CLIENT_GONE);
 		enum step step = x->upstream->read_head(x, &x->response);
-		if (step == STEP_READ)
+		if (step == STEP_READ) {
+			/* Sooner than armed when the request has just ended: response, not idle. */
+			conn_arm_timer(x->conn, due_ms(x));
 			return MOVE_WAIT;
+		}
 		if (step != STEP_DONE)
 			return upstream_failed(x);
 		if (x->response.status >= 200)

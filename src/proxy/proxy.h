@@ -273,6 +273,7 @@ struct conn {
 	bool is_readable, is_writable, has_hung_up, has_eof;
 	bool is_running; /* inside conn_run: no re-entry */
 	bool is_posted;
+	bool is_left_to_post; /* closed and freed but for run_task, which frees it */
 	struct timer timer;
 	struct task run_task, free_task;
 	uint32_t linger_bytes;

@@ -70,9 +70,9 @@ static enum step read_head(struct exchange *x, struct wire_h1_response *ret_resp
 			x->response_body.reason = x->up_scan.reason;
 			return STEP_FAIL;
 		}
-		if (found == WIRE_DONE)
+		if (found == WIRE_DONE && head_len <= x->worker->settings.head_bytes)
 			return take_head(x, head_len, ret_response);
-		if (buf_len(&x->up_in) >= x->worker->settings.head_bytes) {
+		if (found == WIRE_DONE || buf_len(&x->up_in) >= x->worker->settings.head_bytes) {
 			x->response_body.reason = WIRE_HEAD_TOO_LARGE;
 			return STEP_FAIL;
 		}
