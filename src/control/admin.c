@@ -271,8 +271,12 @@ static bool step_head(struct admin_conn *conn)
 		begin_body(conn);
 		return true;
 	}
-	if (conn->in_len >= HEAD_MAX || !make_room(conn, HEAD_MAX)) {
+	if (conn->in_len >= HEAD_MAX) {
 		refuse(conn, 431, "too_large", "the request's head is too large");
+		return true;
+	}
+	if (!make_room(conn, HEAD_MAX)) {
+		refuse(conn, 503, "nomem", "out of memory");
 		return true;
 	}
 	bool was_empty = conn->in_len == 0;
@@ -444,19 +448,27 @@ static void on_deadline(struct timer *timer)
 		close_conn(conn);
 }
 
+static void turn_away(int fd)
+{
+	static const char body[] = "{\"error\":{\"code\":\"limit\",\"message\":\"too many admin "
+				   "connections are open\"}}\n";
+	char answer[512];
+	size_t len = text_format(answer, sizeof(answer),
+				 "HTTP/1.1 503 Service Unavailable\r\n"
+				 "Content-Type: application/json\r\nContent-Length: %zu\r\n"
+				 "Connection: close\r\n\r\n%s",
+				 sizeof(body) - 1, body);
+	(void)send(fd, answer, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	(void)close(fd);
+}
+
 static void take(struct admin *admin, int fd)
 {
-	static const char busy[] =
-		"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-		"Content-Length: 74\r\nConnection: close\r\n\r\n"
-		"{\"error\":{\"code\":\"limit\",\"message\":\"too many admin connections are "
-		"open\"}}\n";
 	struct admin_conn *conn = admin->conn_cnt >= ADMIN_CONNS_MAX || fault_hits(FAULT_MALLOC)
 					  ? NULL
 					  : calloc(1, sizeof(*conn));
 	if (conn == NULL) {
-		(void)send(fd, busy, sizeof(busy) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-		(void)close(fd);
+		turn_away(fd);
 		return;
 	}
 	conn->admin = admin;

@@ -10,9 +10,11 @@
 #include "smartproxy/clock.h"
 #include "smartproxy/log.h"
 #include "state.h"
+#include "transaction.h"
 
 #define ROOM     "control"
 #define TICK_MS  50
+#define MEND_MS  1000
 #define STALL_MS 1000 /* far above what one turn of a worker may take */
 
 static void on_signal(struct io *io, uint32_t events)
@@ -76,6 +78,10 @@ static void tick(struct timer *timer)
 	look_for_stall(control);
 	int64_t now_ms = clock_now_ms();
 	rotate_tickets(control, now_ms);
+	if (now_ms >= control->mend_due_ms && control->phase == CONTROL_RUNNING) {
+		control->mend_due_ms = now_ms + MEND_MS;
+		transaction_mend(control);
+	}
 	loop_timer_arm(control->loop, timer, now_ms + TICK_MS);
 }
 

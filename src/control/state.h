@@ -45,6 +45,8 @@ struct control {
 	struct admin *admin;
 	struct updates updates;
 
+	bool needs_mending; /* sets that workers have not taken or left yet */
+	int64_t mend_due_ms;
 	struct timer tick_timer; /* log lines, retired generations, stalls, ticket keys */
 	int64_t tickets_due_ms;
 	bool has_stall_logged;

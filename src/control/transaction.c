@@ -65,7 +65,7 @@ enum err transaction_adopt_all(struct control *control)
 	return ERR_OK;
 }
 
-/* A set that a worker did not let go of in time stays open and unwanted: the next transaction tries
+/* A set that a worker did not let go of in time stays open and unwanted: transaction_mend tries
  * again. */
 static enum err release_unwanted(struct transaction *t) SP_ON_CONTROL;
 static enum err release_unwanted(struct transaction *t)
@@ -142,8 +142,21 @@ static enum err install(struct transaction *t, struct install *in)
 		acme_set_wishes(control->acme, in->config, in->wishes->items, in->wishes->cnt);
 	if (e == ERR_OK)
 		e = release_unwanted(t);
+	control->needs_mending = e != ERR_OK;
 	(void)generation_reap(control->generations);
 	return e;
+}
+
+void transaction_mend(struct control *control)
+{
+	struct transaction t = { .control = control };
+	if (!control->needs_mending || control->updates.is_running)
+		return;
+	enum err e = transaction_adopt_all(control);
+	if (e == ERR_OK)
+		e = release_unwanted(&t);
+	control->needs_mending = e != ERR_OK;
+	text_fini(&t.message);
 }
 
 /* config, wishes: of the state to go back to. On failure the new state stays, and it says so. */

@@ -35,6 +35,10 @@ enum err transaction_apply_challenge(struct transaction *transaction)
 /* Hands every set that is open but in nobody's hands to the workers (start). */
 enum err transaction_adopt_all(struct control *control) SP_ON_CONTROL SP_MUST_USE;
 
+/* What a transaction had to leave behind, because workers did not take or leave a socket: tried
+ * again. Does nothing otherwise. */
+void transaction_mend(struct control *control) SP_ON_CONTROL;
+
 /* plan.c: the addresses to listen on. *ret_addrs is malloc'ed. ERR_NOMEM. */
 enum err plan_listeners(const struct control *control, const struct route_index *routes,
 			const struct config *config, bool has_challenge_route,

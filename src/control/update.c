@@ -144,6 +144,17 @@ static enum err run_one(struct control *control, const struct update *update, st
 	return e;
 }
 
+/* One line of the log, whatever the configuration holds. */
+static const char *clean(char *dst, size_t cap, const char *text)
+{
+	size_t len = text_format(dst, cap, "%s", text);
+	for (size_t i = 0; i < len; i++) {
+		if ((unsigned char)dst[i] < 0x20 || dst[i] == 0x7f)
+			dst[i] = ' ';
+	}
+	return dst;
+}
+
 static void log_outcome(const struct update *update, const struct run *run,
 			const struct update_result *result)
 {
@@ -155,14 +166,15 @@ static void log_outcome(const struct update *update, const struct run *run,
 		return;
 	}
 	char message[1024];
-	(void)text_escape(message, sizeof(message), result->message, strlen(result->message));
 	log_error(ROOM, "update refused kind=%s error=%s: %s", what, err_name(result->code),
-		  message);
+		  clean(message, sizeof(message), result->message));
 	for (size_t i = 0; i < run->problems.cnt && i < 100; i++) {
 		const struct config_problem *p = &run->problems.items[i];
 		char line[1024];
-		(void)text_escape(line, sizeof(line), p->message, strlen(p->message));
-		log_error(ROOM, "%s:%u: %s: %s", p->file, p->line, p->path, line);
+		(void)text_format(line, sizeof(line), "%s:%u: %s%s%s", p->file, p->line,
+				  p->path == NULL ? "" : p->path,
+				  p->path == NULL || p->path[0] == '\0' ? "" : ": ", p->message);
+		log_error(ROOM, "%s", clean(message, sizeof(message), line));
 	}
 }
 

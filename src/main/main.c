@@ -101,9 +101,9 @@ static int run(const char *file)
 	if (e != ERR_OK) {
 		struct text text = { 0 };
 		config_problems_text(&problems, &text);
-		(void)fputs(text.data != NULL ? text.data : err_text(e), stderr);
-		log_error("main", "start failed: %zu problem%s in %s", problems.cnt,
-			  problems.cnt == 1 ? "" : "s", file);
+		if (text.data != NULL)
+			(void)fputs(text.data, stderr);
+		log_error("main", "start failed: configuration %s: %s", file, err_text(e));
 		text_fini(&text);
 	}
 	config_problems_fini(&problems);

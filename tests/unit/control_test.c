@@ -1,0 +1,769 @@
+/* The control room as a whole: control_run in this thread, a client on its admin socket in another,
+ * workers and acme manager replaced by fakes that count and fail on demand. */
+#include <arpa/inet.h>
+#include <check.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "smartproxy/acme.h"
+#include "smartproxy/config.h"
+#include "smartproxy/control.h"
+#include "smartproxy/tls.h"
+#include "smartproxy/worker.h"
+
+/* ---- the fakes ---- */
+
+static atomic_int adopt_cnt, release_cnt, adopt_failures, release_failures, wish_cnt, name_cnt;
+static atomic_int reentered_result; /* of set_challenge_route out of acme_set_wishes */
+static atomic_bool wants_block, wants_reenter;
+static char wished_names[256];
+static sem_t blocked, unblock;
+
+struct workers {
+	unsigned cnt;
+};
+
+static bool take_failure(atomic_int *left)
+{
+	return atomic_load(left) > 0 && atomic_fetch_sub(left, 1) > 0;
+}
+
+enum err workers_start(const struct workers_options *options, struct workers **ret_workers)
+{
+	*ret_workers = calloc(1, sizeof(**ret_workers));
+	(*ret_workers)->cnt = options->worker_cnt;
+	return ERR_OK;
+}
+enum err workers_adopt(struct workers *ws, struct listener_set *set, int64_t time_ms)
+{
+	(void)ws, (void)set, (void)time_ms;
+	if (take_failure(&adopt_failures))
+		return ERR_TIMEOUT;
+	if (atomic_load(&wants_block)) {
+		sem_post(&blocked);
+		sem_wait(&unblock);
+	}
+	adopt_cnt++;
+	return ERR_OK;
+}
+enum err workers_release(struct workers *ws, struct listener_set *set, int64_t time_ms)
+{
+	(void)ws, (void)set, (void)time_ms;
+	if (take_failure(&release_failures))
+		return ERR_TIMEOUT;
+	release_cnt++;
+	return ERR_OK;
+}
+void workers_drain(struct workers *ws)
+{
+	(void)ws;
+}
+uint64_t workers_connection_cnt(const struct workers *ws)
+{
+	(void)ws;
+	return 0;
+}
+void workers_stop(struct workers *ws)
+{
+	free(ws);
+}
+uint64_t workers_drain_logs(struct workers *ws)
+{
+	(void)ws;
+	return 0;
+}
+int64_t workers_stall_ms(struct workers *ws, unsigned *ret_ix)
+{
+	(void)ws, (void)ret_ix;
+	return 0;
+}
+void workers_stats(const struct workers *ws, struct worker_stats *ret_stats)
+{
+	(void)ws;
+	*ret_stats = (struct worker_stats){ .requests = 7 };
+}
+const char *exchange_end_name(enum exchange_end end)
+{
+	return end == EXCHANGE_END_DONE ? "done" : "other";
+}
+
+struct acme {
+	const struct acme_ops *ops;
+};
+
+enum err acme_new(struct loop *loop, const struct config *config, struct challenge_table *table,
+		  const struct acme_ops *ops, struct acme **ret_acme, struct text *reterr_text)
+{
+	(void)loop, (void)config, (void)table, (void)reterr_text;
+	*ret_acme = calloc(1, sizeof(**ret_acme));
+	(*ret_acme)->ops = ops;
+	return ERR_OK;
+}
+void acme_set_wishes(struct acme *acme, const struct config *config, const struct acme_wish *wishes,
+		     size_t cnt)
+{
+	(void)config;
+	wish_cnt = (int)cnt;
+	name_cnt = cnt > 0 ? (int)wishes[0].name_cnt : 0;
+	wished_names[0] = '\0';
+	for (size_t i = 0; cnt > 0 && i < wishes[0].name_cnt; i++) {
+		size_t at = strlen(wished_names);
+		(void)snprintf(wished_names + at, sizeof(wished_names) - at, "%s ",
+			       wishes[0].names[i]);
+	}
+	struct port_error why = { 0 };
+	if (atomic_load(&wants_reenter))
+		reentered_result = acme->ops->set_challenge_route(acme->ops->arg, true, &why);
+}
+void acme_start(struct acme *acme)
+{
+	(void)acme;
+}
+void acme_stop(struct acme *acme, int64_t grace_ms, void (*done)(void *arg), void *arg)
+{
+	(void)acme, (void)grace_ms;
+	done(arg);
+}
+void acme_free(struct acme *acme)
+{
+	free(acme);
+}
+/* The names "on" and "off" stand for what the manager would do at the begin and end of a cycle. */
+enum err acme_renew(struct acme *acme, const char *name)
+{
+	struct port_error why = { 0 };
+	bool is_on = name != NULL && strcmp(name, "on") == 0;
+	if (is_on || (name != NULL && strcmp(name, "off") == 0))
+		return acme->ops->set_challenge_route(acme->ops->arg, is_on, &why);
+	return name == NULL || strcmp(name, "*.a.example") == 0 ? ERR_OK : ERR_NOENT;
+}
+const char *acme_route_state_name(enum acme_route_state state)
+{
+	return state == ACME_ROUTE_ABSENT ? "absent" : "other";
+}
+void acme_stats(const struct acme *acme, struct acme_stats *ret_stats)
+{
+	(void)acme;
+	*ret_stats = (struct acme_stats){ 0 };
+}
+void acme_each_cert(const struct acme *acme,
+		    void (*each)(void *arg, const struct acme_cert_status *status), void *arg)
+{
+	(void)acme;
+	const char *names[] = { "a.example", "b.example" };
+	struct acme_cert_status status = { .names = names,
+					   .name_cnt = 2,
+					   .key_type = "p256",
+					   .state = "failed",
+					   .step = "",
+					   .issuer = "",
+					   .retry_at_unix_s = 1764000000,
+					   .last_error = "the \"CA\" says no",
+					   .failure_cnt = 3 };
+	each(arg, &status);
+}
+
+/* ---- the set-up ---- */
+
+static char folder[32], conf_path[64], socket_path[64];
+static uint16_t ports[4]; /* free ones; [3] is acme.port */
+
+static void find_ports(void)
+{
+	int fds[4];
+	for (int i = 0; i < 4; i++) {
+		struct sockaddr_in addr = { .sin_family = AF_INET,
+					    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+		socklen_t len = sizeof(addr);
+		fds[i] = socket(AF_INET, SOCK_STREAM, 0);
+		ck_assert_int_eq(bind(fds[i], (struct sockaddr *)&addr, sizeof(addr)), 0);
+		ck_assert_int_eq(getsockname(fds[i], (struct sockaddr *)&addr, &len), 0);
+		ports[i] = ntohs(addr.sin_port);
+	}
+	for (int i = 0; i < 4; i++)
+		(void)close(fds[i]);
+}
+
+static void write_conf(unsigned workers, const char *routes)
+{
+	FILE *file = fopen(conf_path, "w");
+	ck_assert_ptr_nonnull(file);
+	(void)fprintf(
+		file,
+		"global = { workers = %u; state_dir = \"%s/state\"; control = { path = \"%s\"; "
+		"update_timeout = \"300ms\"; }; log = { level = \"error\"; }; };\n"
+		"acme = { directory = \"https://127.0.0.1:1/dir\"; port = %u; };\n"
+		"routes = ( %s );\n",
+		workers, folder, socket_path, (unsigned)ports[3], routes);
+	(void)fclose(file);
+}
+
+static const char *route_text(char *dst, size_t cap, const char *name, uint16_t port)
+{
+	(void)snprintf(
+		dst, cap,
+		"{ name = \"%s\"; match = { ports = [ %u ]; address = \"127.0.0.1\"; }; action "
+		"= { type = \"respond\"; status = 200; body = \"x\"; }; }",
+		name, (unsigned)port);
+	return dst;
+}
+
+static const char *route_json(char *dst, size_t cap, uint16_t port)
+{
+	(void)snprintf(dst, cap,
+		       "[{\"name\":\"r\",\"match\":{\"ports\":[%u],\"address\":\"127.0.0.1\"},"
+		       "\"action\":{\"type\":\"respond\",\"status\":200,\"body\":\"x\"}}]",
+		       (unsigned)port);
+	return dst;
+}
+
+static void set_up(void)
+{
+	char route[512];
+	(void)snprintf(folder, sizeof(folder), "/tmp/control_test.XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(folder));
+	(void)snprintf(conf_path, sizeof(conf_path), "%s/conf", folder);
+	(void)snprintf(socket_path, sizeof(socket_path), "%s/sock", folder);
+	(void)sem_init(&blocked, 0, 0);
+	(void)sem_init(&unblock, 0, 0);
+	find_ports();
+	write_conf(2, route_text(route, sizeof(route), "r", ports[0]));
+}
+
+static void clean_up(void)
+{
+	(void)unlink(conf_path);
+	(void)unlink(socket_path);
+	(void)rmdir(folder);
+}
+
+static int run_control(void)
+{
+	sp_role_assume_control();
+	struct config *config = NULL;
+	struct config_problems problems = { 0 };
+	ck_assert_int_eq(config_load(conf_path, &config, &problems), ERR_OK);
+	config_problems_fini(&problems);
+	return control_run(config);
+}
+
+/* ---- the client ---- */
+
+struct answer {
+	int status; /* 0: none came */
+	char text[32768];
+};
+
+static int dial(void)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	(void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", socket_path);
+	for (int i = 0; i < 500; i++) {
+		int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+		if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0)
+			return fd;
+		(void)close(fd);
+		(void)usleep(10000);
+	}
+	ck_abort_msg("nobody on the control socket");
+	return -1;
+}
+
+static void send_raw(int fd, const char *text, size_t len)
+{
+	while (len > 0) {
+		ssize_t n = send(fd, text, len, MSG_NOSIGNAL);
+		ck_assert_int_gt(n, 0);
+		text += n;
+		len -= (size_t)n;
+	}
+}
+
+static void receive(int fd, struct answer *answer)
+{
+	size_t at = 0;
+	ssize_t n;
+	while (at < sizeof(answer->text) - 1 &&
+	       (n = recv(fd, answer->text + at, sizeof(answer->text) - 1 - at, 0)) > 0)
+		at += (size_t)n;
+	answer->text[at] = '\0';
+	answer->status = 0;
+	(void)sscanf(answer->text, "HTTP/1.1 %d", &answer->status);
+	(void)close(fd);
+}
+
+static int post(const char *method, const char *path, const char *body)
+{
+	char head[512];
+	int fd = dial();
+	size_t len = strlen(body);
+	int head_len = snprintf(head, sizeof(head),
+				"%s %s HTTP/1.1\r\nHost: l\r\nConnection: close\r\n"
+				"Content-Length: %zu\r\n\r\n",
+				method, path, len);
+	send_raw(fd, head, (size_t)head_len);
+	send_raw(fd, body, len);
+	return fd;
+}
+
+static struct answer ask(const char *method, const char *path, const char *body)
+{
+	struct answer answer;
+	receive(post(method, path, body), &answer);
+	return answer;
+}
+
+static void expect(const char *method, const char *path, const char *body, int status,
+		   const char *text)
+{
+	struct answer answer = ask(method, path, body);
+	ck_assert_msg(answer.status == status && strstr(answer.text, text) != NULL,
+		      "%s %s %s: wanted %d with %s, got %s", method, path, body, status, text,
+		      answer.text);
+}
+
+static bool is_listening(uint16_t port)
+{
+	char text[64];
+	struct answer answer = ask("GET", "/v1/listeners", "");
+	(void)snprintf(text, sizeof(text), "\"port\": %u,", (unsigned)port);
+	return strstr(answer.text, text) != NULL;
+}
+
+static long metric(const char *name)
+{
+	struct answer answer = ask("GET", "/metrics", "");
+	char line[128];
+	(void)snprintf(line, sizeof(line), "\n%s ", name);
+	const char *at = strstr(answer.text, line);
+	ck_assert_msg(at != NULL, "no metric %s", name);
+	return strtol(at + strlen(line), NULL, 10);
+}
+
+static void *run_client(void *arg)
+{
+	void (*body)(void) = *(void (**)(void))arg;
+	(void)close(dial()); /* it runs */
+	body();
+	(void)kill(getpid(), SIGTERM);
+	return NULL;
+}
+
+/* Runs body beside the control thread; the end is SIGTERM, exit code 0 and no socket file. */
+static void with_control(void (*body)(void))
+{
+	pthread_t thread;
+	sigset_t signals; /* as main's threads: signals are the control thread's */
+	(void)sigemptyset(&signals);
+	(void)sigaddset(&signals, SIGTERM);
+	(void)sigaddset(&signals, SIGHUP);
+	(void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	ck_assert_int_eq(pthread_create(&thread, NULL, run_client, &body), 0);
+	ck_assert_int_eq(run_control(), 0);
+	ck_assert_int_eq(pthread_join(thread, NULL), 0);
+	ck_assert_int_ne(access(socket_path, F_OK), 0);
+}
+
+/* ---- requests, as a table ---- */
+
+static const struct {
+	const char *method, *path, *body;
+	int status;
+	const char *text;
+} requests[] = {
+	{ "GET", "/v1/status", "", 200, "\"state\": \"running\"" },
+	{ "GET", "/v1/status", "", 200, "\"waiting\": null" },
+	{ "HEAD", "/v1/status", "", 200, "Content-Length: " },
+	{ "GET", "/v1/status?x=1", "", 200, "\"generation\": 1" },
+	{ "GET", "/v1/routes", "", 200, "\"name\":" },
+	{ "GET", "/v1/listeners", "", 200, "\"for\": [\"route\"]" },
+	{ "GET", "/v1/certificates", "", 200, "\"last_error\": \"the \\\"CA\\\" says no\"" },
+	{ "GET", "/v1/certificates", "", 200, "\"retry_at\": \"2025-11-24T16:00:00Z\"" },
+	{ "GET", "/v1/certificates", "", 200, "\"not_after\": null" },
+	{ "GET", "/metrics", "", 200, "smartproxy_requests_total 7" },
+	{ "GET", "/metrics", "", 200, "# TYPE smartproxy_update_total counter" },
+	{ "GET", "/nothing", "", 404, "\"code\": \"noent\"" },
+	{ "DELETE", "/v1/routes", "", 405, "Allow: GET, HEAD, PUT" },
+	{ "GET", "/v1/reload", "", 405, "Allow: POST" },
+	{ "PUT", "/v1/routes", "", 400, "\"code\": \"config\"" },
+	{ "PUT", "/v1/routes", "[{", 400, "\"line\": 1" },
+	{ "PUT", "/v1/routes", "[{\"nam\":\"x\"}]", 400, "\"path\": \"routes[0]" },
+	{ "POST", "/v1/reload", "", 200, "\"applied\": true" },
+	{ "POST", "/v1/certificates/renew", "", 200, "\"name\": null" },
+	{ "POST", "/v1/certificates/renew?name=%2A.a.example", "", 200, "*.a.example" },
+	{ "POST", "/v1/certificates/renew?x=1&name=c.example", "", 404, "c.example" },
+	{ "POST", "/v1/certificates/renew?name=%2", "", 400, "\"code\": \"syntax\"" },
+	{ "POST", "/v1/certificates/renew?name=%00", "", 400, "\"code\": \"syntax\"" },
+	{ "BAD METHOD", "/", "", 400, "bad_request" },
+	{ "GET", "/v1/status", "a body", 413, "too_large" },
+};
+static int row; /* _i of the test, for the client's body */
+
+static void body_request(void)
+{
+	expect(requests[row].method, requests[row].path, requests[row].body, requests[row].status,
+	       requests[row].text);
+}
+
+START_TEST(request_is_answered)
+{
+	row = _i;
+	with_control(body_request);
+}
+END_TEST
+
+static void body_server(void)
+{
+	static char big[300000];
+	struct answer answer;
+	/* two in one packet, then the end */
+	static const char two[] = "GET /v1/listeners HTTP/1.1\r\nHost: l\r\n\r\n"
+				  "GET /nothing HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n";
+	int fd = dial();
+	send_raw(fd, two, sizeof(two) - 1);
+	receive(fd, &answer);
+	ck_assert_int_eq(answer.status, 200);
+	ck_assert_ptr_nonnull(strstr(answer.text, "HTTP/1.1 404"));
+	/* chunked */
+	static const char chunked[] = "PUT /v1/routes HTTP/1.1\r\nHost: l\r\n"
+				      "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+	fd = dial();
+	send_raw(fd, chunked, sizeof(chunked) - 1);
+	receive(fd, &answer);
+	ck_assert_int_eq(answer.status, 411);
+	/* too long before a byte of it is read, and the answer still arrives */
+	static const char huge[] = "PUT /v1/routes HTTP/1.1\r\nHost: l\r\n"
+				   "Content-Length: 99999999999\r\n\r\n";
+	fd = dial();
+	send_raw(fd, huge, sizeof(huge) - 1);
+	receive(fd, &answer);
+	ck_assert_int_eq(answer.status, 413);
+	/* a body in many pieces, with the interim answer first */
+	static const char expecting[] =
+		"PUT /v1/routes HTTP/1.1\r\nHost: l\r\nConnection: close\r\n"
+		"Expect: 100-continue\r\nContent-Length: 300000\r\n\r\n";
+	memset(big, ' ', sizeof(big));
+	(void)route_json(big, 200, ports[0]);
+	big[strlen(big)] = ' ';
+	fd = dial();
+	send_raw(fd, expecting, sizeof(expecting) - 1);
+	char interim[25];
+	ck_assert_int_eq(recv(fd, interim, sizeof(interim), MSG_WAITALL), sizeof(interim));
+	ck_assert_mem_eq(interim, "HTTP/1.1 100 Continue\r\n\r\n", sizeof(interim));
+	send_raw(fd, big, sizeof(big));
+	receive(fd, &answer);
+	ck_assert_int_eq(answer.status, 200);
+	/* clients that leave in the middle */
+	for (int i = 0; i < 50; i++) {
+		fd = i % 2 == 0 ? dial() : post("POST", "/v1/reload", "");
+		if (i % 4 == 0)
+			send_raw(fd, "PUT /v1/rou", 11);
+		(void)close(fd);
+	}
+	expect("GET", "/v1/status", "", 200, "running");
+}
+
+START_TEST(server_keeps_to_http)
+{
+	with_control(body_server);
+}
+END_TEST
+
+/* ---- updates ---- */
+
+static void body_ports(void)
+{
+	char json[512];
+	long binds = metric("smartproxy_listener_binds_total");
+	ck_assert_int_eq(adopt_cnt, 1);
+	expect("POST", "/v1/reload", "", 200, "\"generation\": 2");
+	ck_assert_int_eq(metric("smartproxy_listener_binds_total"), binds);
+	expect("PUT", "/v1/routes", route_json(json, sizeof(json), ports[1]), 200, "\"routes\": 1");
+	ck_assert(is_listening(ports[1]) && !is_listening(ports[0]));
+	ck_assert_int_eq(adopt_cnt, 2);
+	ck_assert_int_eq(release_cnt, 1);
+	/* what cannot change keeps its value */
+	char route[512];
+	write_conf(3, route_text(route, sizeof(route), "again", ports[0]));
+	expect("POST", "/v1/reload", "", 200, "\"generation\": 4");
+	expect("GET", "/v1/status", "", 200, "\"workers\": 2");
+	expect("GET", "/v1/routes", "", 200, "again");
+	/* a broken file changes nothing and is named */
+	write_conf(3, "{ name = 1; }");
+	expect("POST", "/v1/reload", "", 400, conf_path);
+	(void)unlink(conf_path);
+	expect("POST", "/v1/reload", "", 400, conf_path);
+	expect("GET", "/v1/routes", "", 200, "again");
+	expect("GET", "/v1/status", "", 200, "\"generation\": 4");
+}
+
+START_TEST(update_opens_and_closes_ports_once)
+{
+	with_control(body_ports);
+}
+END_TEST
+
+static void body_rollback(void)
+{
+	char json[512];
+	(void)route_json(json, sizeof(json), ports[1]);
+	adopt_failures = 1;
+	expect("PUT", "/v1/routes", json, 503, "the state before it is in force again");
+	ck_assert(is_listening(ports[0]) && !is_listening(ports[1]));
+	release_failures = 1;
+	expect("PUT", "/v1/routes", json, 503, "the state before it is in force again");
+	ck_assert(is_listening(ports[0]) && !is_listening(ports[1]));
+	ck_assert_int_eq(metric("smartproxy_update_total{result=\"rolled_back\"}"), 2);
+	/* the way back fails as well, for a moment: it is mended */
+	release_failures = 2;
+	expect("PUT", "/v1/routes", json, 503, "the routes before it are in force again");
+	for (int i = 0; i < 500 && is_listening(ports[1]); i++)
+		(void)usleep(10000);
+	ck_assert(is_listening(ports[0]) && !is_listening(ports[1]));
+	expect("PUT", "/v1/routes", json, 200, "applied");
+	ck_assert(!is_listening(ports[0]) && is_listening(ports[1]));
+}
+
+START_TEST(late_failure_is_rolled_back)
+{
+	with_control(body_rollback);
+}
+END_TEST
+
+static void body_foreign(void)
+{
+	char json[512];
+	int ready[2];
+	ck_assert_int_eq(pipe(ready), 0);
+	pid_t child = fork();
+	if (child == 0) {
+		struct sockaddr_in addr = { .sin_family = AF_INET,
+					    .sin_port = htons(ports[1]),
+					    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+		bool is_ok =
+			bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, 1) == 0;
+		(void)!write(ready[1], is_ok ? "y" : "n", 1);
+		(void)pause();
+		_exit(0);
+	}
+	char c = 0;
+	ck_assert_int_eq(read(ready[0], &c, 1), 1);
+	ck_assert_int_eq(c, 'y');
+	(void)route_json(json, sizeof(json), ports[1]);
+	char holder[32];
+	(void)snprintf(holder, sizeof(holder), "\"pid\": %d", (int)child);
+	expect("PUT", "/v1/routes", json, 409, "\"code\": \"port_in_use\"");
+	expect("PUT", "/v1/routes", json, 409, holder);
+	ck_assert(is_listening(ports[0]) && !is_listening(ports[1]));
+	expect("GET", "/v1/status", "", 200, "\"generation\": 1");
+	(void)kill(child, SIGKILL);
+	(void)waitpid(child, NULL, 0);
+	expect("PUT", "/v1/routes", json, 200, "applied");
+	(void)close(ready[0]);
+	(void)close(ready[1]);
+}
+
+START_TEST(foreign_port_refuses_the_update)
+{
+	with_control(body_foreign);
+}
+END_TEST
+
+static void send_request(int fd, const char *method, const char *path, const char *body)
+{
+	char request[1024];
+	int len = snprintf(request, sizeof(request),
+			   "%s %s HTTP/1.1\r\nHost: l\r\nConnection: close\r\n"
+			   "Content-Length: %zu\r\n\r\n%s",
+			   method, path, strlen(body), body);
+	send_raw(fd, request, (size_t)len);
+}
+
+static void body_queue(void)
+{
+	char json[512];
+	struct answer answer;
+	int fds[3] = { dial(), dial(), dial() };
+	expect("GET", "/v1/status", "", 200, "running"); /* all three have been accepted */
+	wants_block = true;
+	send_request(fds[0], "PUT", "/v1/routes", route_json(json, sizeof(json), ports[1]));
+	(void)sem_wait(&blocked);
+	/* both are read in the next turn, one after the other */
+	send_request(fds[1], "PUT", "/v1/routes", route_json(json, sizeof(json), ports[2]));
+	send_request(fds[2], "PUT", "/v1/routes", route_json(json, sizeof(json), ports[0]));
+	for (int i = 0; i < 5; i++)
+		(void)kill(getpid(), SIGHUP);
+	(void)sem_post(&unblock);
+	receive(fds[0], &answer);
+	ck_assert_int_eq(answer.status, 200);
+	(void)sem_wait(&blocked); /* the next one is in hand */
+	wants_block = false;
+	(void)usleep(350000); /* update_timeout passes */
+	(void)sem_post(&unblock);
+	int ok_cnt = 0, late_cnt = 0;
+	for (int i = 1; i < 3; i++) {
+		receive(fds[i], &answer);
+		ok_cnt += answer.status == 200;
+		late_cnt += answer.status == 503 &&
+			    strstr(answer.text, "\"code\": \"timeout\"") != NULL;
+	}
+	ck_assert_int_eq(ok_cnt + late_cnt, 2);
+	ck_assert_int_ge(late_cnt, 1);
+	/* five SIGHUPs that came while nobody looked are one reload; it may have been too late */
+	long applied = metric("smartproxy_update_total{result=\"applied\"}");
+	long late = metric("smartproxy_update_total{result=\"late\"}");
+	ck_assert_int_eq(applied + late, 4);
+}
+
+START_TEST(updates_wait_in_line)
+{
+	with_control(body_queue);
+}
+END_TEST
+
+/* ---- the challenge route ---- */
+
+static void body_challenge(void)
+{
+	char json[512];
+	static const char with_auto[] =
+		"[{\"name\":\"a\",\"match\":{\"ports\":[%u],\"address\":\"127.0.0.1\",\"domains\":["
+		"\"b.example\",\"a.example\"]},\"action\":{\"type\":\"respond\",\"status\":200,"
+		"\"body\":\"x\",\"tls\":{\"mode\":\"terminate\",\"certificate\":\"auto\"}}},"
+		"{\"name\":\"b\",\"match\":{\"ports\":[%u],\"address\":\"127.0.0.1\",\"domains\":["
+		"\"a.example\",\"b.example\"],\"path\":\"/x\"},\"action\":{\"type\":\"respond\","
+		"\"status\":200,\"body\":\"x\",\"tls\":{\"mode\":\"terminate\",\"certificate\":"
+		"\"auto\"}}}]";
+	char two[2048];
+	expect("POST", "/v1/certificates/renew?name=on", "", 200, "applied");
+	ck_assert(is_listening(ports[3]));
+	expect("GET", "/v1/listeners", "", 200, "\"for\": [\"challenge\"]");
+	expect("GET", "/v1/status", "", 200, "\"generation\": 2");
+	expect("POST", "/v1/certificates/renew?name=on", "", 200, "applied"); /* it is there */
+	expect("GET", "/v1/status", "", 200, "\"generation\": 2");
+	/* an update keeps it */
+	expect("PUT", "/v1/routes", route_json(json, sizeof(json), ports[1]), 200, "applied");
+	ck_assert(is_listening(ports[3]));
+	/* nobody wants certificates: the port closes with the route */
+	expect("POST", "/v1/certificates/renew?name=off", "", 200, "applied");
+	ck_assert(!is_listening(ports[3]));
+	/* somebody does: it stays bound, and two routes of the same names are one wish */
+	(void)snprintf(two, sizeof(two), with_auto, (unsigned)ports[1], (unsigned)ports[1]);
+	wants_reenter = true;
+	expect("PUT", "/v1/routes", two, 200, "\"routes\": 2");
+	wants_reenter = false;
+	ck_assert_int_eq(reentered_result, ERR_BUSY);
+	ck_assert_int_eq(wish_cnt, 1);
+	ck_assert_str_eq(wished_names, "a.example b.example ");
+	ck_assert(!is_listening(ports[3]));
+	expect("POST", "/v1/certificates/renew?name=on", "", 200, "applied");
+	long binds = metric("smartproxy_listener_binds_total");
+	expect("POST", "/v1/certificates/renew?name=off", "", 200, "applied");
+	expect("GET", "/v1/listeners", "", 200, "\"for\": [\"kept\"]");
+	expect("POST", "/v1/certificates/renew?name=on", "", 200, "applied");
+	ck_assert_int_eq(metric("smartproxy_listener_binds_total"), binds);
+	expect("POST", "/v1/certificates/renew?name=off", "", 200, "applied");
+	/* the last wish goes: so does the port */
+	expect("POST", "/v1/reload", "", 200, "applied");
+	ck_assert(!is_listening(ports[3]));
+	/* a user's own wildcard set on that port is shared */
+	(void)snprintf(
+		json, sizeof(json),
+		"[{\"name\":\"r\",\"match\":{\"ports\":[%u]},\"action\":{\"type\":\"respond\","
+		"\"status\":200,\"body\":\"x\"}}]",
+		(unsigned)ports[3]);
+	expect("PUT", "/v1/routes", json, 200, "applied");
+	binds = metric("smartproxy_listener_binds_total");
+	expect("POST", "/v1/certificates/renew?name=on", "", 200, "applied");
+	expect("GET", "/v1/listeners", "", 200, "\"for\": [\"route\", \"challenge\"]");
+	ck_assert_int_eq(metric("smartproxy_listener_binds_total"), binds);
+	expect("POST", "/v1/certificates/renew?name=off", "", 200, "applied");
+	ck_assert(is_listening(ports[3]));
+}
+
+START_TEST(challenge_port_is_bound_once)
+{
+	with_control(body_challenge);
+}
+END_TEST
+
+/* ---- the socket ---- */
+
+static int bind_unix(bool wants_listen)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	(void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", socket_path);
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	if (wants_listen)
+		ck_assert_int_eq(listen(fd, 8), 0);
+	return fd;
+}
+
+static void body_mode(void)
+{
+	struct stat st;
+	(void)close(dial());
+	ck_assert_int_eq(stat(socket_path, &st), 0);
+	ck_assert_int_eq(st.st_mode & 0777, 0660);
+	ck_assert(S_ISSOCK(st.st_mode));
+}
+
+START_TEST(stale_socket_is_replaced)
+{
+	(void)close(bind_unix(false));
+	with_control(body_mode);
+}
+END_TEST
+
+START_TEST(live_socket_is_left_alone)
+{
+	int fd = bind_unix(true);
+	ck_assert_int_eq(run_control(), 1);
+	ck_assert_int_eq(access(socket_path, F_OK), 0);
+	(void)close(fd);
+}
+END_TEST
+
+START_TEST(other_file_is_left_alone)
+{
+	FILE *file = fopen(socket_path, "w");
+	(void)fclose(file);
+	ck_assert_int_eq(run_control(), 1);
+	ck_assert_int_eq(access(socket_path, F_OK), 0);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("control");
+	TCase *tc = tcase_create("control");
+	tcase_set_timeout(tc, 30);
+	tcase_add_checked_fixture(tc, set_up, clean_up);
+	tcase_add_loop_test(tc, request_is_answered, 0, sizeof(requests) / sizeof(requests[0]));
+	tcase_add_test(tc, server_keeps_to_http);
+	tcase_add_test(tc, update_opens_and_closes_ports_once);
+	tcase_add_test(tc, late_failure_is_rolled_back);
+	tcase_add_test(tc, foreign_port_refuses_the_update);
+	tcase_add_test(tc, updates_wait_in_line);
+	tcase_add_test(tc, challenge_port_is_bound_once);
+	tcase_add_test(tc, stale_socket_is_replaced);
+	tcase_add_test(tc, live_socket_is_left_alone);
+	tcase_add_test(tc, other_file_is_left_alone);
+	suite_add_tcase(suite, tc);
+	SRunner *runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	int failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
