@@ -17,14 +17,15 @@ static char *take(struct buf_pool *pool, unsigned class)
 		if (data == NULL)
 			return NULL;
 	}
-	pool->used_cnt++;
+	__atomic_store_n(&pool->used_cnt, pool->used_cnt + 1,
+			 __ATOMIC_RELAXED); /* read by the metrics */
 	return data;
 }
 
 static void give(struct buf_pool *pool, char *data, unsigned class)
 {
 	SP_ASSERT(pool->used_cnt > 0);
-	pool->used_cnt--;
+	__atomic_store_n(&pool->used_cnt, pool->used_cnt - 1, __ATOMIC_RELAXED);
 	/* Heads of the large class are rare: keep few. */
 	if (pool->free_cnt[class] >= (class == 0 ? BUF_POOL_KEEP : BUF_POOL_KEEP / 64)) {
 		free(data);
