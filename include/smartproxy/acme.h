@@ -92,3 +92,5 @@ struct acme_cert_status {
 void acme_each_cert(const struct acme *acme,
 		    void (*each)(void *arg, const struct acme_cert_status *status), void *arg)
 	SP_ON_CONTROL;
+/* Names of all failpoints of the room (fault.h), in the order in which an order passes them. */
+const char *const *acme_failpoints(size_t *ret_cnt);

@@ -62,6 +62,8 @@ void tls_slots_free(struct tls_slots *slots) SP_ON_CONTROL;
  * new, reference counted up. held by: generations, the acme manager. */
 enum err tls_slot_get(struct tls_slots *slots, const char *identity, struct tls_slot **ret_slot)
 	SP_ON_CONTROL SP_MUST_USE;
+/* Counts one more reference of a slot that the caller was handed. */
+void tls_slot_hold(struct tls_slot *slot) SP_ON_CONTROL;
 void tls_slot_put(struct tls_slot *slot) SP_ON_CONTROL;
 const char *tls_slot_identity(const struct tls_slot *slot);
 /* Swaps cert in (taking the caller's reference) and retires the old one after a grace period. NULL

@@ -117,6 +117,11 @@ static void free_slot(struct rcu_head *head)
 	free(caa_container_of(head, struct tls_slot, rcu));
 }
 
+void tls_slot_hold(struct tls_slot *slot)
+{
+	slot->ref_cnt++;
+}
+
 void tls_slot_put(struct tls_slot *slot)
 {
 	if (slot == NULL || --slot->ref_cnt > 0)
