@@ -11,7 +11,6 @@
 #include "smartproxy/fault.h"
 #include "smartproxy/log.h"
 
-const char *const *acme_failpoints(size_t *ret_cnt); /* TEMP */
 #define DEFAULT_FILE "/etc/smartproxy/smartproxy.conf"
 
 enum action {
