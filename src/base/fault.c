@@ -45,7 +45,10 @@ void fault_init(void)
 	const char *failpoint = secure_getenv("SMARTPROXY_FAILPOINT");
 	const char *seed_text = secure_getenv("SMARTPROXY_FAULT_SEED");
 	if (seed_text != NULL)
-		seed = strtoull(seed_text, NULL, 10) | 1;
+		seed = strtoull(seed_text, NULL, 10);
+	/* Spread over all bits: the first draws of a small seed would all be near 0. */
+	seed = (seed + 1) * 0x9e3779b97f4a7c15u;
+	seed = (seed ^ seed >> 32) | 1;
 	if (faults != NULL)
 		read_faults(faults);
 	if (failpoint != NULL)

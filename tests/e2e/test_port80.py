@@ -303,8 +303,9 @@ def test_removing_a_port_under_load_loses_no_connection(t):
         while not is_over.is_set():
             try:
                 with Client(port, timeout_s=5) as c:
-                    if c.get().body != b"a":
-                        lost.append("body")
+                    r = c.get()
+                    if r.body != b"a" and r.status != 404: # 404: its route went away before it asked
+                        lost.append(repr(r))
             except ConnectionRefusedError:
                 pass # not there at this moment: refused, not lost
             except Exception as e:
