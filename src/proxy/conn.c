@@ -351,7 +351,7 @@ static bool step_linger(struct conn *conn)
 		}
 		if (n > 0)
 			conn->linger_bytes += (uint32_t)n;
-		if (n <= 0 || conn->linger_bytes > DISCARD_MAX) {
+		if (n <= 0 || conn->linger_bytes > LINGER_MAX) {
 			conn_close(conn);
 			break;
 		}

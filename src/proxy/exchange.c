@@ -125,6 +125,9 @@ static enum move reply_with(struct exchange *x, unsigned status, enum exchange_e
 {
 	x->reply = status;
 	x->end = end;
+	/* What follows a message that was refused cannot be told from its rest. */
+	if (end == EXCHANGE_END_BAD_REQUEST || end == EXCHANGE_END_TOO_LARGE)
+		x->wants_close = true;
 	if (x->is_head_sent)
 		return give_up(x, end);
 	if (x->up != NULL)
