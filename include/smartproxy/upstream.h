@@ -75,7 +75,8 @@ enum err upstream_conn_open(struct upstream_worker *w, struct upstream *u, unsig
 			    struct upstream_conn **ret_conn) SP_MUST_USE;
 /* After the first event of a connecting one: STEP_DONE, STEP_WRITE (not yet) or STEP_FAIL. */
 enum step upstream_conn_check(struct upstream_conn *conn);
-/* Back to the pool (closed instead when the pool is full or the target is going away). */
+/* Back to the pool (closed instead when the pool is full, the target is going away, or something
+ * waits to be read). */
 void upstream_conn_park(struct upstream_conn *conn);
 /* Closes; the memory goes at the end of the turn. NULL is allowed. */
 void upstream_conn_close(struct upstream_conn *conn);

@@ -1,5 +1,6 @@
 /* HTTP/1.1 towards the client: the first implementation of struct client_side (RFC 9112). */
 #include <string.h>
+#include <sys/socket.h>
 
 #include "proxy.h"
 
@@ -149,6 +150,10 @@ static void finish(struct exchange *x)
 
 static void abort_client(struct exchange *x)
 {
+	/* A body that ends with the connection: only a reset says that it is not whole. */
+	struct linger reset = { .l_onoff = 1 };
+	if (x->is_head_sent && x->to_client.framing == FRAMING_CLOSE)
+		(void)setsockopt(x->conn->io.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 	conn_close(x->conn);
 }
 

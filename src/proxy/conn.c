@@ -238,8 +238,10 @@ static bool step_hello(struct conn *conn)
 		}
 		size_t len = 0;
 		enum step step = conn_recv(conn, buf_tail(&conn->in), buf_space(&conn->in), &len);
-		if (step == STEP_READ)
+		if (step == STEP_READ) {
+			buf_release_if_empty(&conn->in, &w->bufs);
 			return false;
+		}
 		if (step != STEP_DONE) {
 			conn_close(conn);
 			return false;

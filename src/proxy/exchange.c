@@ -375,7 +375,8 @@ static enum move pump_request(struct exchange *x)
 
 static bool may_retry(const struct exchange *x)
 {
-	if (x->has_retried || !x->up->is_reused || x->has_body_started || x->informational_cnt > 0)
+	bool has_answered = x->informational_cnt > 0 || buf_len(&x->up_in) > 0;
+	if (x->has_retried || !x->up->is_reused || x->has_body_started || has_answered)
 		return false;
 	return x->to_upstream.sent_bytes == 0 || wire_method_is_idempotent(x->request.method);
 }
@@ -612,7 +613,7 @@ static enum move time_out(struct exchange *x)
 {
 	const struct worker_settings *s = &x->worker->settings;
 	if (s->total_ms > 0 && loop_now_ms(x->worker->loop) >= x->start_ms + s->total_ms &&
-	    x->state != EXCHANGE_REPLY)
+	    x->state != EXCHANGE_READ_HEAD && x->state != EXCHANGE_REPLY)
 		return x->state == EXCHANGE_RELAY || x->is_head_sent
 			       ? give_up(x, EXCHANGE_END_TOTAL_TIMEOUT)
 			       : reply_with(x, 504, EXCHANGE_END_TOTAL_TIMEOUT);

@@ -22,6 +22,8 @@ static void end_chunks(struct exchange *x, struct flow *flow, const struct body_
 {
 	(void)buf_append(&flow->buf, "0\r\n", 3);
 	bool wants_trailers = flow == &x->to_upstream || x->request.accepts_trailers;
+	if (wants_trailers && source->trailer_cnt > 0)
+		(void)buf_grow(&flow->buf, &x->worker->bufs);
 	(void)head_write_trailers(flow, source, wants_trailers);
 	(void)buf_append(&flow->buf, "\r\n", 2);
 }
@@ -133,12 +135,16 @@ static enum step decode(struct exchange *x, const struct body_reader *reader, ch
 {
 	struct body_source *source = reader->source;
 	size_t done = 0;
+	bool is_trailer = false;
 	while (done < cap && buf_len(reader->in) > 0) {
 		size_t used = 0, data_len = 0;
 		struct wire_span section = { 0 };
 		/* A run never carries more payload than bytes looked at: look at no more than there
-		 * is room for. */
-		size_t look = buf_len(reader->in) < cap - done ? buf_len(reader->in) : cap - done;
+		 * is room for. A trailer section carries none and must be seen whole. */
+		size_t look = buf_len(reader->in);
+		bool is_cut = !is_trailer && look > cap - done;
+		if (is_cut)
+			look = cap - done;
 		enum wire_step step = wire_chunked_decode(&source->chunked, buf_at(reader->in),
 							  look, &used, &data_len, &section);
 		if (step == WIRE_FAIL) {
@@ -155,8 +161,10 @@ static enum step decode(struct exchange *x, const struct body_reader *reader, ch
 			*ret_len = done;
 			return trailers;
 		}
-		if (used == 0)
+		/* Only an unfinished trailer section is left unused. */
+		if (used == 0 && !is_cut)
 			break;
+		is_trailer = used == 0;
 	}
 	source->total += (int64_t)done;
 	*ret_len = done;

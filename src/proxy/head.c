@@ -10,6 +10,7 @@
 struct writer {
 	struct exchange *x;
 	struct buf *buf;
+	size_t len_before; /* what buf held at the start, to go back to */
 	bool has_failed;
 };
 
@@ -61,8 +62,16 @@ static void put_field(struct writer *w, const struct wire_field *field)
 
 static bool start(struct writer *w, struct exchange *x, struct buf *buf)
 {
-	*w = (struct writer){ .x = x, .buf = buf };
-	return buf_reserve(buf, &x->worker->bufs);
+	*w = (struct writer){ .x = x, .buf = buf, .len_before = buf_len(buf) };
+	return buf_reserve(buf, &x->worker->bufs) || buf_grow(buf, &x->worker->bufs);
+}
+
+/* A head that does not fit is taken back whole: another one may follow in its place. */
+static bool finish(struct writer *w)
+{
+	if (w->has_failed)
+		w->buf->end = w->buf->start + (uint32_t)w->len_before;
+	return !w->has_failed;
 }
 
 /* ---- to targets ---- */
@@ -158,7 +167,7 @@ bool head_write_request(struct exchange *x)
 	put_forwarded(&w);
 	put_request_framing(&w);
 	PUT(&w, "\r\n");
-	return !w.has_failed;
+	return finish(&w);
 }
 
 bool head_write_trailers(struct flow *flow, const struct body_source *source, bool is_wanted)
@@ -287,7 +296,7 @@ bool head_write_response(struct exchange *x, const struct wire_h1_response *resp
 		put_connection(&w);
 	}
 	PUT(&w, "\r\n");
-	return !w.has_failed;
+	return finish(&w);
 }
 
 static void put_own_fields(struct writer *w)
@@ -332,5 +341,5 @@ bool head_write_reply(struct exchange *x)
 	put_connection(&w);
 	PUT(&w, "\r\n");
 	x->to_client.framing = FRAMING_LENGTH;
-	return !w.has_failed;
+	return finish(&w);
 }

@@ -175,6 +175,7 @@ static void adopt(struct worker *w, struct call *call)
 static void let_go(struct worker *w, struct worker_listener *l)
 {
 	/* What the kernel has queued was promised an answer. */
+	worker_refresh_settings(w);
 	while (accept_one(l))
 		;
 	loop_timer_disarm(w->loop, &l->resume_timer);

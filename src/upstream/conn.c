@@ -125,11 +125,22 @@ enum step upstream_conn_check(struct upstream_conn *conn)
 	return STEP_DONE;
 }
 
+/* Whether nothing waits behind the last answer: no end, no bytes that nobody asked for. They would
+ * be taken for the next answer. */
+static bool is_quiet(struct upstream_conn *conn)
+{
+	char byte;
+	if (conn->is_readable && recv(conn->io.fd, &byte, 1, MSG_PEEK) < 0)
+		conn->is_readable = errno != EAGAIN && errno != EWOULDBLOCK;
+	return !conn->is_readable;
+}
+
 void upstream_conn_park(struct upstream_conn *conn)
 {
 	struct upstream_worker *w = conn->worker;
 	struct upstream_pool *pool = &conn->upstream->pools[w->ix];
-	if (pool->is_closing || pool->idle_cnt >= w->idle_max || conn->has_hung_up) {
+	if (pool->is_closing || pool->idle_cnt >= w->idle_max || conn->has_hung_up ||
+	    !is_quiet(conn)) {
 		upstream_conn_close(conn);
 		return;
 	}

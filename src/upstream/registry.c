@@ -39,7 +39,10 @@ void upstreams_free(struct upstreams *us)
 	LIST_FOREACH_SAFE(pos, &us->all)
 	{
 		struct upstream *u = SP_CONTAINER_OF(pos, struct upstream, link);
-		free(u);
+		if (u->ref_cnt > 0)
+			free(u);
+		else
+			list_remove(&u->link); /* its free_task is in the control loop's inbox */
 	}
 	free(us);
 }
