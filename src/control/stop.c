@@ -10,6 +10,7 @@
 #include "smartproxy/clock.h"
 #include "smartproxy/log.h"
 #include "state.h"
+#include "transaction.h"
 
 #define ROOM          "control"
 #define ACME_GRACE_MS 5000
@@ -33,17 +34,22 @@ static void look_whether_drained(struct timer *timer)
 static void close_listeners(struct control *control) SP_ON_CONTROL;
 static void close_listeners(struct control *control)
 {
-	for (size_t i = listeners_cnt(control->listeners); i-- > 0;) {
-		struct listener_set *set = listeners_at(control->listeners, i);
-		char text[ADDR_TEXT_MAX];
-		(void)addr_format(text, sizeof(text), &set->addr);
+	size_t cnt = listeners_cnt(control->listeners);
+	struct listener_set **sets = calloc(cnt + 1, sizeof(*sets));
+	if (sets == NULL)
+		return; /* listeners_free does it, after the workers' end */
+	for (size_t i = 0; i < cnt; i++)
+		sets[i] = listeners_at(control->listeners, i);
+	enum err e = transaction_leave(control, sets, cnt);
+	if (e != ERR_OK)
+		log_error(ROOM, "a worker did not let go of its ports error=%s", err_name(e));
+	for (size_t i = 0; i < cnt && e == ERR_OK; i++) {
 		struct port_error why = { 0 };
-		enum err e = workers_release(control->workers, set, WORKER_WAIT_MS);
-		if (e == ERR_OK)
-			e = listeners_close(control->listeners, set, &why);
-		if (e != ERR_OK)
-			log_error(ROOM, "could not close address=%s error=%s", text, err_name(e));
+		enum err closed = listeners_close(control->listeners, sets[i], &why);
+		if (closed != ERR_OK)
+			log_error(ROOM, "a port could not be closed error=%s", err_name(closed));
 	}
+	free(sets);
 }
 
 static void begin_drain(void *arg)

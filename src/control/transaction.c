@@ -2,17 +2,20 @@
  *
  *   build     the generation, the list of addresses, the wishes     may fail, nothing is visible
  *   open      bind and listen on what is new                        may fail, nothing is visible
- *   publish   swap and one grace period                             cannot fail
- *   adopt     workers take the new sockets                          from here on a failure rolls
- * back wish      the acme manager learns what is wanted now release   workers let go of what is no
- * longer wanted, it is closed and verified
+ *   leave     ports no longer wanted get no new connections, what   may fail, then they are taken
+ * again their queues hold is accepted, workers let go publish   swap and one grace period cannot
+ * fail adopt     workers take the new sockets                          from here on a failure rolls
+ * back wish      the acme manager learns what is wanted now close     what was left is closed and
+ * verified
  *
  * Publish comes before adopt: a new socket listens, but nobody accepts from it before every worker
- * decides by the new generation, so no connection on a new port is answered by the old one. */
+ * decides by the new generation, so no connection on a new port is answered by the old one. It
+ * comes after leave, so that a request that was there on a port that goes is answered as ever. */
 #include "transaction.h"
 
 #include <stdlib.h>
 
+#include "quiet.h"
 #include "smartproxy/clock.h"
 
 /* What install() works with. */
@@ -48,8 +51,8 @@ static enum err fail_port(struct transaction *t, enum err e)
 }
 
 /* A set's owner_data: NULL: open, not yet with the workers. */
-static char held;     /* the workers have it */
-static char unwanted; /* to be released and closed */
+static char held; /* the workers have it */
+static char left; /* they have let go: to be closed */
 
 enum err transaction_adopt_all(struct control *control)
 {
@@ -57,6 +60,7 @@ enum err transaction_adopt_all(struct control *control)
 		struct listener_set *set = listeners_at(control->listeners, i);
 		if (set->owner_data != NULL)
 			continue;
+		quiet_end(set);
 		enum err e = workers_adopt(control->workers, set, WORKER_WAIT_MS);
 		if (e != ERR_OK)
 			return e;
@@ -65,22 +69,49 @@ enum err transaction_adopt_all(struct control *control)
 	return ERR_OK;
 }
 
-/* A set that a worker did not let go of in time stays open and unwanted: transaction_mend tries
- * again. */
-static enum err release_unwanted(struct transaction *t) SP_ON_CONTROL;
-static enum err release_unwanted(struct transaction *t)
+enum err transaction_leave(struct control *control, struct listener_set *const *sets, size_t cnt)
+{
+	quiet_begin(sets, cnt);
+	/* Twice: with the second answer each worker has also made the turn in which it looked at
+	 * what it accepted last, by the generation that is in force now. */
+	for (int turn = 0; turn < 2; turn++) {
+		for (size_t i = 0; i < cnt; i++) {
+			enum err e = workers_release(control->workers, sets[i], WORKER_WAIT_MS);
+			if (e != ERR_OK)
+				return e;
+		}
+	}
+	return ERR_OK;
+}
+
+/* The workers take back what some of them have let go. */
+static enum err fail_leave(struct transaction *t, struct listener_change *change, enum err e)
+	SP_ON_CONTROL;
+static enum err fail_leave(struct transaction *t, struct listener_change *change, enum err e)
+{
+	struct control *control = t->control;
+	for (size_t i = 0; i < change->dropped_cnt; i++)
+		change->dropped[i]->owner_data = NULL;
+	listeners_abort(control->listeners, change);
+	control->needs_mending = true;
+	transaction_mend(control);
+	text_printf(&t->message, "a worker did not let go of a port: %s; nothing was changed",
+		    err_text(e));
+	return e;
+}
+
+static enum err close_left(struct transaction *t) SP_ON_CONTROL;
+static enum err close_left(struct transaction *t)
 {
 	struct listeners *listeners = t->control->listeners;
 	enum err first = ERR_OK;
 	for (size_t i = listeners_cnt(listeners); i-- > 0;) {
 		struct listener_set *set = listeners_at(listeners, i);
-		if (set->owner_data != &unwanted)
+		if (set->owner_data != &left)
 			continue;
 		char text[ADDR_TEXT_MAX];
 		(void)addr_format(text, sizeof(text), &set->addr);
-		enum err e = workers_release(t->control->workers, set, WORKER_WAIT_MS);
-		if (e == ERR_OK)
-			e = listeners_close(listeners, set, &t->port);
+		enum err e = listeners_close(listeners, set, &t->port);
 		if (e != ERR_OK && first == ERR_OK) {
 			first = e;
 			text_printf(&t->message, "%s could not be closed: ", text);
@@ -96,10 +127,12 @@ static void commit(struct control *control, struct listener_change *change)
 	for (size_t i = 0; i < change->opened_cnt; i++)
 		change->opened[i]->owner_data = NULL;
 	for (size_t i = 0; i < change->dropped_cnt; i++)
-		change->dropped[i]->owner_data = &unwanted;
+		change->dropped[i]->owner_data = &left;
 	listeners_commit(control->listeners, change);
 }
 
+static enum err install_open(struct transaction *t, const struct install *in,
+			     struct listener_change **ret_change) SP_ON_CONTROL;
 static enum err install_open(struct transaction *t, const struct install *in,
 			     struct listener_change **ret_change) SP_ON_CONTROL;
 static enum err install_open(struct transaction *t, const struct install *in,
@@ -114,10 +147,14 @@ static enum err install_open(struct transaction *t, const struct install *in,
 	free(addrs);
 	if (e != ERR_OK)
 		return fail_port(t, e);
-	if (!is_late(t))
-		return ERR_OK;
-	listeners_abort(t->control->listeners, *ret_change);
-	return fail_late(t);
+	if (is_late(t)) {
+		listeners_abort(t->control->listeners, *ret_change);
+		return fail_late(t);
+	}
+	struct listener_change *change = *ret_change;
+	if (change->dropped_cnt > 0)
+		e = transaction_leave(t->control, change->dropped, change->dropped_cnt);
+	return e == ERR_OK ? ERR_OK : fail_leave(t, change, e);
 }
 
 static enum err install(struct transaction *t, struct install *in) SP_ON_CONTROL SP_NO_RCU;
@@ -135,13 +172,13 @@ static enum err install(struct transaction *t, struct install *in)
 	commit(control, change);
 	if (control->workers == NULL) /* the start: nobody accepts yet */
 		return ERR_OK;
+	if (in->wishes != NULL)
+		acme_set_wishes(control->acme, in->config, in->wishes->items, in->wishes->cnt);
 	e = transaction_adopt_all(control);
 	if (e != ERR_OK)
 		text_printf(&t->message, "a worker did not take a new port: %s", err_text(e));
-	if (e == ERR_OK && in->wishes != NULL)
-		acme_set_wishes(control->acme, in->config, in->wishes->items, in->wishes->cnt);
-	if (e == ERR_OK)
-		e = release_unwanted(t);
+	else
+		e = close_left(t);
 	control->needs_mending = e != ERR_OK;
 	(void)generation_reap(control->generations);
 	return e;
@@ -150,11 +187,11 @@ static enum err install(struct transaction *t, struct install *in)
 void transaction_mend(struct control *control)
 {
 	struct transaction t = { .control = control };
-	if (!control->needs_mending || control->updates.is_running)
+	if (!control->needs_mending)
 		return;
 	enum err e = transaction_adopt_all(control);
 	if (e == ERR_OK)
-		e = release_unwanted(&t);
+		e = close_left(&t);
 	control->needs_mending = e != ERR_OK;
 	text_fini(&t.message);
 }

@@ -35,6 +35,10 @@ enum err transaction_apply_challenge(struct transaction *transaction)
 /* Hands every set that is open but in nobody's hands to the workers (start). */
 enum err transaction_adopt_all(struct control *control) SP_ON_CONTROL SP_MUST_USE;
 
+/* No new connections on these sets, what waits is accepted, and no worker holds them any more. They
+ * are still open. ERR_TIMEOUT, ERR_NOMEM: some worker may hold some of them. */
+enum err transaction_leave(struct control *control, struct listener_set *const *sets, size_t cnt)
+	SP_ON_CONTROL SP_MUST_USE;
 /* What a transaction had to leave behind, because workers did not take or leave a socket: tried
  * again. Does nothing otherwise. */
 void transaction_mend(struct control *control) SP_ON_CONTROL;

@@ -11,7 +11,8 @@
 #include "smartproxy/acme.h"
 #include "smartproxy/worker.h"
 
-static atomic_int adopt_cnt, release_cnt, adopt_failures, release_failures, wish_cnt, name_cnt;
+static atomic_int adopt_cnt, release_cnt, adopt_failures, release_failures, release_passes,
+	wish_cnt, name_cnt;
 static atomic_int reentered_result; /* of set_challenge_route out of acme_set_wishes */
 static atomic_bool wants_block, wants_reenter;
 static char wished_names[256];
@@ -47,7 +48,7 @@ enum err workers_adopt(struct workers *ws, struct listener_set *set, int64_t tim
 enum err workers_release(struct workers *ws, struct listener_set *set, int64_t time_ms)
 {
 	(void)ws, (void)set, (void)time_ms;
-	if (take_failure(&release_failures))
+	if (!take_failure(&release_passes) && take_failure(&release_failures))
 		return ERR_TIMEOUT;
 	release_cnt++;
 	return ERR_OK;
