@@ -16,6 +16,7 @@
 #define TICK_MS  50
 #define MEND_MS  1000
 #define STALL_MS 1000 /* far above what one turn of a worker may take */
+#define LOOK_MS  500  /* between two looks for a stall: each wakes every worker once */
 
 static void on_signal(struct io *io, uint32_t events)
 {
@@ -38,6 +39,10 @@ static void on_signal(struct io *io, uint32_t events)
 static void look_for_stall(struct control *control) SP_ON_CONTROL;
 static void look_for_stall(struct control *control)
 {
+	int64_t now_ms = clock_now_ms();
+	if (now_ms < control->stall_due_ms)
+		return;
+	control->stall_due_ms = now_ms + LOOK_MS;
 	unsigned ix = 0;
 	control->stall_ms = workers_stall_ms(control->workers, &ix);
 	if (control->stall_ms <= STALL_MS) {
@@ -74,6 +79,7 @@ static void tick(struct timer *timer)
 	if (dropped > 0)
 		log_warn(ROOM, "log lines dropped count=%" PRIu64, dropped);
 	control->log_dropped_cnt += dropped;
+	access_log_drain(control);
 	(void)generation_reap(control->generations);
 	look_for_stall(control);
 	int64_t now_ms = clock_now_ms();
@@ -113,6 +119,7 @@ int control_run(struct config *config)
 			log_error(ROOM, "start failed: signals: %s", err_text(e));
 	}
 	if (e == ERR_OK) {
+		control_log_ready(&control);
 		control.tick_timer.on_due = tick;
 		loop_timer_arm(control.loop, &control.tick_timer, clock_now_ms() + TICK_MS);
 		loop_run(control.loop);

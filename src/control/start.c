@@ -137,8 +137,7 @@ static enum err wish_first(struct control *control)
 	return ERR_OK;
 }
 
-static void log_ready(const struct control *control) SP_ON_CONTROL;
-static void log_ready(const struct control *control)
+void control_log_ready(const struct control *control)
 {
 	struct text ports = { 0 };
 	size_t cnt = listeners_cnt(control->listeners);
@@ -163,6 +162,7 @@ static enum err begin_service(struct control *control) SP_ON_CONTROL SP_NO_RCU;
 static enum err begin_service(struct control *control)
 {
 	enum err e = publish_first(control);
+	access_log_open(control);
 	if (e == ERR_OK)
 		e = start_workers(control);
 	if (e == ERR_OK)
@@ -184,6 +184,7 @@ enum err control_start(struct control *control, struct config *config)
 	control->started_unix_s = clock_unix_s();
 	updates_init(&control->updates, control);
 	log_configure(config->log.level, config->log.format);
+	control->access_fd = -1;
 	control->file = strdup(config->file);
 	if (control->file == NULL)
 		return fail("configuration", ERR_NOMEM);
@@ -197,10 +198,8 @@ enum err control_start(struct control *control, struct config *config)
 		e = make_parts(control);
 	if (e == ERR_OK)
 		e = begin_service(control);
-	if (e == ERR_OK) {
+	if (e == ERR_OK)
 		control->phase = CONTROL_RUNNING;
-		log_ready(control);
-	}
 	return e;
 }
 
@@ -208,8 +207,10 @@ void control_free(struct control *control)
 {
 	updates_stop(&control->updates);
 	admin_free(control->admin);
+	access_log_drain(control);
 	if (control->workers != NULL)
 		workers_stop(control->workers);
+	access_log_close(control);
 	if (control->acme != NULL)
 		acme_free(control->acme);
 	if (control->generations != NULL)

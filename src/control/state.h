@@ -51,7 +51,10 @@ struct control {
 	int64_t tickets_due_ms;
 	bool has_stall_logged;
 	uint64_t log_dropped_cnt;
-	int64_t stall_ms; /* as of the last tick */
+	int64_t stall_ms; /* as of the last look */
+	int64_t stall_due_ms;
+	int access_fd; /* -1: no access log */
+	uint64_t access_dropped_cnt;
 
 	struct timer drain_timer;
 	int64_t stop_deadline_ms;
@@ -61,8 +64,15 @@ struct control {
 /* start.c: all of control_run before and after the loop. ERR_*: the reason has been logged. */
 enum err control_start(struct control *control, struct config *config)
 	SP_ON_CONTROL SP_NO_RCU SP_MUST_USE;
+void control_log_ready(const struct control *control) SP_ON_CONTROL;
 /* Harmless on what was never made. */
 void control_free(struct control *control) SP_ON_CONTROL SP_NO_RCU;
 
 /* stop.c: begins the orderly stop; the loop ends by itself when it is done. */
 void control_stop(struct control *control) SP_ON_CONTROL;
+
+/* access.c: the file of log.access. Opened anew after every reload, so that a rotated file is let
+ * go. A file that cannot be opened is logged and costs nothing else. */
+void access_log_open(struct control *control) SP_ON_CONTROL;
+void access_log_drain(struct control *control) SP_ON_CONTROL;
+void access_log_close(struct control *control) SP_ON_CONTROL;

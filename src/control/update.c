@@ -137,6 +137,7 @@ static enum err run_one(struct control *control, const struct update *update, st
 	/* In force; also when the way back from a late failure failed. */
 	struct config *old = control->config;
 	control->config = t->config;
+	access_log_open(control);
 	t->config = NULL;
 	config_put(old);
 	if (update->kind == UPDATE_RELOAD)

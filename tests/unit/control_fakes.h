@@ -71,6 +71,13 @@ uint64_t workers_drain_logs(struct workers *ws)
 	(void)ws;
 	return 0;
 }
+
+uint64_t workers_drain_access(struct workers *ws, int fd)
+{
+	(void)ws;
+	(void)fd;
+	return 0;
+}
 int64_t workers_stall_ms(struct workers *ws, unsigned *ret_ix)
 {
 	(void)ws, (void)ret_ix;

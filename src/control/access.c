@@ -1,0 +1,45 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "smartproxy/log.h"
+#include "state.h"
+
+#define ROOM "control"
+
+void access_log_close(struct control *control)
+{
+	if (control->access_fd >= 0 && control->access_fd != STDERR_FILENO)
+		(void)close(control->access_fd);
+	control->access_fd = -1;
+}
+
+void access_log_open(struct control *control)
+{
+	access_log_close(control);
+	const char *path = control->config->log.access;
+	if (path == NULL)
+		return;
+	if (strcmp(path, "stderr") == 0) {
+		control->access_fd = STDERR_FILENO;
+		return;
+	}
+	control->access_fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640);
+	if (control->access_fd < 0)
+		log_error(ROOM,
+			  "access log %s cannot be opened (%s): its records are lost until a "
+			  "reload finds it writable",
+			  path, strerror(errno));
+}
+
+void access_log_drain(struct control *control)
+{
+	if (control->workers == NULL)
+		return;
+	uint64_t dropped = workers_drain_access(control->workers, control->access_fd);
+	if (dropped > 0)
+		log_warn(ROOM, "access records dropped count=%" PRIu64, dropped);
+	control->access_dropped_cnt += dropped;
+}
