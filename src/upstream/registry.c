@@ -36,13 +36,11 @@ void upstreams_free(struct upstreams *us)
 {
 	if (us == NULL)
 		return;
-	LIST_FOREACH_SAFE(pos, &us->all)
-	{
-		struct upstream *u = SP_CONTAINER_OF(pos, struct upstream, link);
+	while (!list_is_empty(&us->all)) {
+		struct upstream *u = SP_CONTAINER_OF(us->all.next, struct upstream, link);
+		list_remove(&u->link);
 		if (u->ref_cnt > 0)
-			free(u);
-		else
-			list_remove(&u->link); /* its free_task is in the control loop's inbox */
+			free(u); /* else its free_task is in the control loop's inbox */
 	}
 	free(us);
 }
