@@ -49,6 +49,7 @@ struct admin_conn {
 	struct list link;
 	struct io io;
 	struct timer timer;
+	struct task drive_task; /* goes on at the end of the turn */
 	struct task free_task;
 	struct admin *admin;
 	enum conn_state state;
@@ -56,7 +57,7 @@ struct admin_conn {
 	size_t in_len, in_cap;
 	struct wire_h1_scan scan;
 	size_t head_len, body_len;
-	bool wants_close, is_head_method, has_eof, is_driving;
+	bool wants_close, is_head_method, is_driving, is_drive_due;
 	const char *field_name, *field_value; /* one more for the answer */
 	struct text out;
 	size_t sent;
@@ -129,8 +130,6 @@ static const char *status_text(unsigned status)
 	return "Unknown";
 }
 
-static void drive(struct admin_conn *conn);
-
 void admin_answer_field(struct admin_conn *conn, const char *name, const char *value)
 {
 	conn->field_name = name;
@@ -168,8 +167,10 @@ void admin_answer(struct admin_conn *conn, unsigned status, const char *type, st
 	conn->field_name = conn->field_value = NULL;
 	conn->state = CONN_WRITE;
 	arm(conn, ADMIN_REQUEST_MS);
-	if (!conn->is_driving)
-		drive(conn);
+	if (!conn->is_driving && !conn->is_drive_due) {
+		conn->is_drive_due = true;
+		loop_defer(conn->admin->loop, &conn->drive_task);
+	}
 }
 
 /* What the server itself refuses; the rest of the stream cannot be framed, so it ends. */
@@ -428,6 +429,14 @@ static void drive(struct admin_conn *conn)
 	conn->is_driving = false;
 }
 
+/* free_conn, if it is deferred too, comes behind. */
+static void drive_later(struct task *task)
+{
+	struct admin_conn *conn = SP_CONTAINER_OF(task, struct admin_conn, drive_task);
+	conn->is_drive_due = false;
+	drive(conn);
+}
+
 static void on_conn(struct io *io, uint32_t events)
 {
 	struct admin_conn *conn = SP_CONTAINER_OF(io, struct admin_conn, io);
@@ -474,6 +483,7 @@ static void take(struct admin *admin, int fd)
 	conn->admin = admin;
 	conn->io = (struct io){ .fd = fd, .on_ready = on_conn };
 	conn->timer.on_due = on_deadline;
+	conn->drive_task.run = drive_later;
 	if (loop_add(admin->loop, &conn->io, EPOLLIN) != ERR_OK) {
 		(void)close(fd);
 		free(conn);
@@ -542,7 +552,7 @@ static enum err open_socket(const struct sockaddr_un *addr, unsigned mode, int *
 		return ERR_OK;
 	}
 	log_error(ROOM, "control socket %s: %s", addr->sun_path,
-		  strerror(rc == 0 ? errno : bind_errno));
+		  strerrordesc_np(rc == 0 ? errno : bind_errno));
 	(void)close(fd);
 	return ERR_SYSTEM;
 }

@@ -104,8 +104,10 @@ static void submit(struct control *control, struct admin_conn *conn, enum update
 		return;
 	}
 	wait->conn = conn;
-	enum err e =
-		updates_submit(&control->updates, kind, json, len, on_done, wait, &wait->update);
+	struct update_request request = {
+		.kind = kind, .json = json, .json_len = len, .done = on_done, .arg = wait
+	};
+	enum err e = updates_submit(&control->updates, &request, &wait->update);
 	if (e == ERR_OK) {
 		admin_on_gone(conn, on_gone, wait);
 		return;
@@ -308,7 +310,9 @@ static enum err decode(const char *text, size_t len, char *dst)
 			c = (char)(high * 16 + low);
 			i += 2;
 		}
-		dst[at++] = c == '+' ? ' ' : c;
+		if (c == '+' && text[i] == '+')
+			c = ' ';
+		dst[at++] = c;
 	}
 	dst[at] = '\0';
 	return ERR_OK;

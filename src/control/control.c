@@ -29,8 +29,7 @@ static void on_signal(struct io *io, uint32_t events)
 			control_stop(control);
 			continue;
 		}
-		enum err e =
-			updates_submit(&control->updates, UPDATE_RELOAD, NULL, 0, NULL, NULL, NULL);
+		enum err e = updates_reload(&control->updates);
 		if (e != ERR_OK)
 			log_error(ROOM, "reload not taken error=%s", err_name(e));
 	}
@@ -108,7 +107,7 @@ int control_run(struct config *config)
 	(void)sigaddset(&signals, SIGHUP);
 	(void)sigaddset(&signals, SIGTERM);
 	(void)sigaddset(&signals, SIGINT);
-	(void)sigprocmask(SIG_BLOCK, &signals, NULL);
+	(void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
 	(void)signal(SIGPIPE, SIG_IGN);
 	int signal_fd = -1;
 	enum err e = control_start(&control, config);

@@ -37,6 +37,8 @@ static void label(struct text *t, const char *value)
 	}
 }
 
+_Static_assert(WIRE_REASON_CNT <= 64, "rejects has room for every reason");
+
 static void write_exchanges(struct text *t, const struct worker_stats *s)
 {
 	counter(t, "requests_total", "Requests whose head was read.", s->requests);
@@ -49,7 +51,7 @@ static void write_exchanges(struct text *t, const struct worker_stats *s)
 		text_printf(t, "smartproxy_exchanges_total{end=\"%s\"} %" PRIu64 "\n",
 			    exchange_end_name((enum exchange_end)i), s->ends[i]);
 	head(t, "rejects_total", "counter", "Messages that the HTTP parser refused, by reason.");
-	for (unsigned i = 1; i < WIRE_REASON_CNT && i < 64; i++)
+	for (unsigned i = 1; i < WIRE_REASON_CNT; i++)
 		text_printf(t, "smartproxy_rejects_total{reason=\"%s\"} %" PRIu64 "\n",
 			    wire_reason_name((enum wire_reason)i), s->rejects[i]);
 	counter(t, "challenges_served_total", "ACME challenges answered.", s->challenges_served);

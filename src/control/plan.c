@@ -133,7 +133,7 @@ enum err plan_wishes(const struct route_index *routes, struct wishes *ret_wishes
 {
 	size_t max = route_index_cnt(routes), name_cnt = 0;
 	const struct route **found =
-		fault_hits(FAULT_MALLOC) ? NULL : calloc(max + 1, sizeof(*found));
+		fault_hits(FAULT_MALLOC) ? NULL : calloc(max + 1, sizeof(const struct route *));
 	if (found == NULL)
 		return ERR_NOMEM;
 	size_t cnt = collect_auto(routes, found);

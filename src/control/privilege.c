@@ -26,6 +26,7 @@ static enum err find_account(const struct config *config, struct account *ret_ac
 {
 	const char *user = config->global.user, *group = config->global.group;
 	errno = 0;
+	/* NOLINTNEXTLINE(concurrency-mt-unsafe): there is no other thread yet */
 	const struct passwd *pw = getpwnam(user);
 	if (pw == NULL) {
 		log_error(ROOM,
@@ -37,6 +38,7 @@ static enum err find_account(const struct config *config, struct account *ret_ac
 	*ret_account = (struct account){ .uid = pw->pw_uid, .gid = pw->pw_gid, .name = user };
 	if (group == NULL)
 		return ERR_OK;
+	/* NOLINTNEXTLINE(concurrency-mt-unsafe): there is no other thread yet */
 	const struct group *gr = getgrnam(group);
 	if (gr == NULL) {
 		log_error(ROOM, "global.group: there is no group named %s", group);
@@ -51,12 +53,12 @@ static enum err make_one(const char *path, mode_t mode, const struct account *ow
 	if (mkdir(path, is_last ? mode : 0755) != 0) {
 		if (errno == EEXIST)
 			return ERR_OK;
-		log_error(ROOM, "cannot make the folder %s: %s", path, strerror(errno));
+		log_error(ROOM, "cannot make the folder %s: %s", path, strerrordesc_np(errno));
 		return ERR_STORE;
 	}
 	if (is_last && chown(path, owner->uid, owner->gid) != 0) {
 		log_error(ROOM, "cannot give the folder %s to %s: %s", path, owner->name,
-			  strerror(errno));
+			  strerrordesc_np(errno));
 		return ERR_STORE;
 	}
 	return ERR_OK;
@@ -137,7 +139,8 @@ static enum err become(const struct account *account)
 	}
 	if (is_ok)
 		return ERR_OK;
-	log_error(ROOM, "cannot become user %s: %s: %s", account->name, step, strerror(errno));
+	log_error(ROOM, "cannot become user %s: %s: %s", account->name, step,
+		  strerrordesc_np(errno));
 	return ERR_SYSTEM;
 }
 

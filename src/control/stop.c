@@ -35,7 +35,7 @@ static void close_listeners(struct control *control) SP_ON_CONTROL;
 static void close_listeners(struct control *control)
 {
 	size_t cnt = listeners_cnt(control->listeners);
-	struct listener_set **sets = calloc(cnt + 1, sizeof(*sets));
+	struct listener_set **sets = calloc(cnt + 1, sizeof(struct listener_set *));
 	if (sets == NULL)
 		return; /* listeners_free does it, after the workers' end */
 	for (size_t i = 0; i < cnt; i++)

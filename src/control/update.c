@@ -15,12 +15,8 @@
 
 struct update {
 	struct list link;
-	enum update_kind kind;
 	int64_t submitted_ms;
-	char *json; /* owned */
-	size_t json_len;
-	void (*done)(void *arg, const struct update_result *result); /* NULL: nobody waits */
-	void *arg;
+	struct update_request request; /* json is ours; done NULL: nobody waits */
 };
 
 /* What one run works with and hands to those who wait. */
@@ -32,6 +28,7 @@ struct run {
 
 static struct update *first_of(struct updates *updates)
 {
+	/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what was freed was unlinked before */
 	return SP_CONTAINER_OF(updates->queue.next, struct update, link);
 }
 
@@ -96,11 +93,12 @@ static enum err read_config(struct control *control, const struct update *update
 static enum err read_config(struct control *control, const struct update *update, struct run *run)
 {
 	struct transaction *t = &run->transaction;
-	enum err e = update->kind == UPDATE_RELOAD
-			     ? config_load(control->file, &t->config, &run->problems)
-			     : config_with_routes(control->config, update->json, update->json_len,
-						  &t->config, &run->problems);
-	if (e == ERR_OK && update->kind == UPDATE_RELOAD)
+	enum err e =
+		update->request.kind == UPDATE_RELOAD
+			? config_load(control->file, &t->config, &run->problems)
+			: config_with_routes(control->config, update->request.json,
+					     update->request.json_len, &t->config, &run->problems);
+	if (e == ERR_OK && update->request.kind == UPDATE_RELOAD)
 		e = keep_fixed(control->config, t->config);
 	if (e == ERR_OK)
 		return e;
@@ -140,7 +138,7 @@ static enum err run_one(struct control *control, const struct update *update, st
 	access_log_open(control);
 	t->config = NULL;
 	config_put(old);
-	if (update->kind == UPDATE_RELOAD)
+	if (update->request.kind == UPDATE_RELOAD)
 		log_configure(control->config->log.level, control->config->log.format);
 	return e;
 }
@@ -159,7 +157,7 @@ static const char *clean(char *dst, size_t cap, const char *text)
 static void log_outcome(const struct update *update, const struct run *run,
 			const struct update_result *result)
 {
-	const char *what = update->kind == UPDATE_RELOAD ? "reload" : "routes";
+	const char *what = update->request.kind == UPDATE_RELOAD ? "reload" : "routes";
 	if (result->code == ERR_OK) {
 		log_info(ROOM, "update applied kind=%s generation=%llu routes=%zu ms=%lld", what,
 			 (unsigned long long)result->generation, result->route_cnt,
@@ -181,9 +179,9 @@ static void log_outcome(const struct update *update, const struct run *run,
 
 static void finish(struct update *update, const struct update_result *result)
 {
-	if (update->done != NULL)
-		update->done(update->arg, result);
-	free(update->json);
+	if (update->request.done != NULL)
+		update->request.done(update->request.arg, result);
+	free(update->request.json);
 	free(update);
 }
 
@@ -206,8 +204,8 @@ static void take_first(struct updates *updates)
 	/* The reloads right behind it want the same: the file as it is from now on. */
 	struct list same;
 	list_init(&same);
-	while (update->kind == UPDATE_RELOAD && !list_is_empty(&updates->queue) &&
-	       first_of(updates)->kind == UPDATE_RELOAD) {
+	while (update->request.kind == UPDATE_RELOAD && !list_is_empty(&updates->queue) &&
+	       first_of(updates)->request.kind == UPDATE_RELOAD) {
 		struct list *next = updates->queue.next;
 		list_remove(next);
 		list_append(&same, next);
@@ -260,46 +258,45 @@ void updates_init(struct updates *updates, struct control *control)
 	list_init(&updates->queue);
 }
 
-enum err updates_submit(struct updates *updates, enum update_kind kind, char *json, size_t json_len,
-			void (*done)(void *arg, const struct update_result *result), void *arg,
+enum err updates_submit(struct updates *updates, const struct update_request *request,
 			struct update **ret_update)
 {
 	enum err e = updates->is_stopping               ? ERR_STOPPING
 		     : updates->queued_cnt >= QUEUE_MAX ? ERR_LIMIT
 							: ERR_OK;
-	if (e == ERR_OK && done == NULL && kind == UPDATE_RELOAD &&
-	    !list_is_empty(&updates->queue) &&
-	    SP_CONTAINER_OF(updates->queue.prev, struct update, link)->kind == UPDATE_RELOAD)
-		return ERR_OK; /* one that waits already reads the file later than now */
-	struct update *update = NULL;
-	if (e == ERR_OK) {
-		update = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*update));
-		e = update == NULL ? ERR_NOMEM : ERR_OK;
+	struct update *update =
+		e != ERR_OK || fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*update));
+	if (update == NULL) {
+		free(request->json);
+		return e != ERR_OK ? e : ERR_NOMEM;
 	}
-	if (e != ERR_OK) {
-		free(json);
-		return e;
-	}
-	*update = (struct update){ .kind = kind,
-				   .submitted_ms = clock_now_ms(),
-				   .json = json,
-				   .json_len = json_len,
-				   .done = done,
-				   .arg = arg };
+	update->request = *request;
+	update->submitted_ms = clock_now_ms();
 	list_append(&updates->queue, &update->link);
 	updates->queued_cnt++;
 	if (!updates->is_posted) {
 		updates->is_posted = true;
 		loop_post(updates->control->loop, &updates->run_task);
 	}
-	if (ret_update != NULL)
-		*ret_update = update;
+	*ret_update = update;
 	return ERR_OK;
+}
+
+enum err updates_reload(struct updates *updates)
+{
+	static const struct update_request reload = { .kind = UPDATE_RELOAD };
+	struct update *update;
+	/* One that waits reads the file later than now. */
+	if (!list_is_empty(&updates->queue) &&
+	    SP_CONTAINER_OF(updates->queue.prev, struct update, link)->request.kind ==
+		    UPDATE_RELOAD)
+		return ERR_OK;
+	return updates_submit(updates, &reload, &update);
 }
 
 void update_forget(struct update *update)
 {
-	update->done = NULL;
+	update->request.done = NULL;
 }
 
 void updates_stop(struct updates *updates)

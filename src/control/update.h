@@ -51,11 +51,18 @@ struct updates {
 };
 
 void updates_init(struct updates *updates, struct control *control);
-/* json: malloc'ed, taken over in every case; NULL for a reload. done may be NULL (a signal): such
- * reloads are one while they wait. ERR_STOPPING, ERR_LIMIT (queue full), ERR_NOMEM. */
-enum err updates_submit(struct updates *updates, enum update_kind kind, char *json, size_t json_len,
-			void (*done)(void *arg, const struct update_result *result), void *arg,
+struct update_request {
+	enum update_kind kind;
+	char *json; /* UPDATE_ROUTES: malloc'ed, taken over in every case */
+	size_t json_len;
+	void (*done)(void *arg, const struct update_result *result); /* once; may be NULL */
+	void *arg;
+};
+/* ERR_STOPPING, ERR_LIMIT (queue full), ERR_NOMEM: done is not called. */
+enum err updates_submit(struct updates *updates, const struct update_request *request,
 			struct update **ret_update) SP_ON_CONTROL SP_MUST_USE;
+/* A reload that nobody waits for (a signal); does nothing when one is the last in line already. */
+enum err updates_reload(struct updates *updates) SP_ON_CONTROL SP_MUST_USE;
 /* Whoever waited for it has gone; the update itself goes on. */
 void update_forget(struct update *update);
 /* Refuses what waits, with ERR_STOPPING, and all that comes. */

@@ -92,7 +92,7 @@ static int explain_failure(const struct request *request, CURLcode code, CURL *c
 			"smartproxyctl: %s: nobody answers on this socket: the proxy does not run "
 			"any more%s%s\n",
 			request->socket, os_errno != 0 ? ": " : "",
-			os_errno != 0 ? strerror((int)os_errno) : "");
+			os_errno != 0 ? strerrordesc_np((int)os_errno) : "");
 	return EXIT_NO_CONNECTION;
 }
 
@@ -195,10 +195,11 @@ int main(int argc, char **argv)
 		{ "version", no_argument, NULL, 'V' },
 		{ NULL, 0, NULL, 0 },
 	};
-	struct request request = { .socket = getenv("SMARTPROXY_SOCKET") };
+	struct request request = { .socket = secure_getenv("SMARTPROXY_SOCKET") };
 	if (request.socket == NULL || request.socket[0] == '\0')
 		request.socket = DEFAULT_SOCKET;
 	int option;
+	/* NOLINTNEXTLINE(concurrency-mt-unsafe): there is no other thread */
 	while ((option = getopt_long(argc, argv, "s:jhV", options, NULL)) != -1) {
 		if (option == 's') {
 			request.socket = optarg;

@@ -49,6 +49,7 @@ static bool read_arguments(int argc, char **argv, const char **ret_file, enum ac
 	int option;
 	*ret_file = DEFAULT_FILE;
 	*ret_action = ACTION_RUN;
+	/* NOLINTNEXTLINE(concurrency-mt-unsafe): there is no other thread yet */
 	while ((option = getopt_long(argc, argv, "c:tTVh", options, NULL)) != -1) {
 		switch (option) {
 		case 'c':
