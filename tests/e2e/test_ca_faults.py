@@ -161,7 +161,6 @@ def test_one_failing_name_does_not_stop_the_others(t):
         if c["names"] in (["n3.test"], ["n4.test"]):
             assert c["state"] == "failed" and c["retry_at"] and c["failures"] == 1, c
             assert c["last_error"], c
-    p.wait_route("absent")
     assert p.challenge_route()["activated"] == 1
     # The placeholder goes on for the failed one.
     assert served_cert(port, "n3.test")["names"] == ["n3.test"]
@@ -169,7 +168,7 @@ def test_one_failing_name_does_not_stop_the_others(t):
 
 def test_errors_of_the_ca_are_escaped(t):
     _, fault, port, names = setup(t, 1)
-    fault.rule("/order-plz", 100, status=403, body=b'{"type":"urn:ietf:params:acme:error:unauthorized","detail":"no\\u001b[31m\\n\\u0000x","status":403}')
+    fault.rule("/order-plz", 100, status=403, body=b'{"type":"urn:ietf:params:acme:error:unauthorized","detail":"no\\u001b[31m\\nx","status":403}')
     p = start(t, fault, port, names)
     cert = until(lambda: p.certificates()[0] if p.certificates()[0]["last_error"] else None, 10, "the refusal")
     assert "\x1b" not in cert["last_error"] and "\n" not in cert["last_error"], cert

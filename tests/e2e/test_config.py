@@ -84,7 +84,7 @@ def test_missing_and_unreadable_files(t):
 
 
 def test_odd_files_are_refused_without_harm(t):
-    for ix, data in enumerate((b"", b"\x00\x01\x02", b"\xff" * 1000, b"{" * 100000, b"(" * 100000, b'a = "' + b"x" * 1000000,
+    for ix, data in enumerate((b"\x00\x01\x02", b"\xff" * 1000, b"{" * 100000, b"(" * 100000, b'a = "' + b"x" * 1000000,
                                b"routes = 5;", b"routes: ( 5, 6 );", b"@include \"/nonexistent\"\n", b"a = [1, \"b\"];")):
         path = t.path(f"odd{ix}.conf")
         with open(path, "wb") as f:

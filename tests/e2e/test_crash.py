@@ -12,6 +12,11 @@ from sp.process import run_proxy
 from sp.wait import pause
 
 
+# Between the CA's answer to newOrder and its line in the journal an order is lost: nobody knows its URL.
+UNKNOWABLE = ("acme-order-sent", "acme-order-before")
+TRIGGERED = ("acme-trigger-sent", "acme-triggered-before", "acme-triggered-after")
+
+
 def wish(name, port):
     return respond(name, [port], name, domains=[name + ".test"], tls=AUTO)
 
@@ -117,12 +122,10 @@ def test_sigkill_at_every_failpoint(t):
         p.wait_certs(1, 40)
         check_served(t, p, ca, port, [name])
         orders, invalid = ca.order_cnt() - orders, ca.invalid_authz_cnt() - invalid
-        if invalid or orders > 2:
+        # Killed between the trigger and the CA's first look, nobody could answer: that authorization did not survive.
+        if (invalid and point not in TRIGGERED) or orders > 1 + invalid + (point in UNKNOWABLE):
             wrong.append(f"{point}: {orders} orders, {invalid} invalid authorizations")
         p.stop()
-    lost = ca.order_cnt() - len(points)
-    # Only between the CA's answer to newOrder and its line in the journal may an order be lost.
-    assert lost <= 1, f"{lost} orders lost over {len(points)} failpoints"
     assert not wrong, "\n".join(wrong)
     assert len(passed) >= 12, f"only these were passed: {passed}"
 

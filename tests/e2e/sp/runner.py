@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 
 from . import ns
@@ -170,6 +171,7 @@ def main():
     print(f"1..{len(chosen)}" if chosen else "1..0 # SKIP no test chosen")
     failed_cnt = 0
     for number, (name, function) in enumerate(chosen, 1):
+        begin = time.monotonic()
         timeout_s = getattr(function, "timeout_s", options.timeout)
         try:
             failure = run_one(name, function, options.k, timeout_s)
@@ -182,4 +184,5 @@ def main():
             comment(failure)
         else:
             print(f"ok {number} - {name}")
+        comment(f"{time.monotonic() - begin:.1f} s")
     sys.exit(1 if failed_cnt else 0)
