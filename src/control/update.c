@@ -219,9 +219,12 @@ static void take_first(struct updates *updates)
 	updates->last_ms = clock_now_ms() - begin_ms;
 	updates->outcome_cnt[outcome_of(e, &run.transaction)]++;
 	const struct generation *latest = generation_latest(control->generations);
+	const char *message = run.transaction.message.len > 0 ? run.transaction.message.data
+			      : e == ERR_OK                   ? ""
+							      : err_text(e);
 	struct update_result result = {
 		.code = e,
-		.message = run.transaction.message.data != NULL ? run.transaction.message.data : "",
+		.message = message,
 		.problems = &run.problems,
 		.port = &run.transaction.port,
 		.generation = latest->number,
