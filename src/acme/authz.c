@@ -102,9 +102,12 @@ static void on_answer(void *arg, struct answer *answer)
 
 static void send_request(struct authz *az, const char *url, const char *payload)
 {
-	struct client_request req = {
-		.target = CLIENT_URL, .url = url, .payload = payload, .done = on_answer, .arg = az
-	};
+	struct client_request req = { .target = CLIENT_URL,
+				      .url = url,
+				      .payload = payload,
+				      .member = "status",
+				      .done = on_answer,
+				      .arg = az };
 	struct failure failure;
 	az->is_due = false;
 	az->call = client_send(az->order->ca->client, &req);

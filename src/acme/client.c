@@ -20,6 +20,7 @@
 #define NONCE_TRIES_MAX    100u
 #define NONCE_BUDGET_MS    30000
 #define NET_TRIES_MAX      5u
+#define CONNECT_TRIES_MAX  3u    /* nobody there: then the order waits, and the CA is probed */
 #define RETRY_AFTER_MAX_MS 30000 /* a longer one ends the call, and the order waits */
 #define DIRECTORY_LIFE_MS  (INT64_C(12) * 3600 * 1000)
 
@@ -160,8 +161,10 @@ static struct answer *make_answer(const struct call *call, const struct http_res
 		a->retry_after_ms = -1;
 	a->location = res->location[0] != 0 ? strdup(res->location) : NULL;
 	if (res->err == ERR_OK && (!is_good || !call->req.wants_pem))
-		a->json = json_loadb(res->body, res->body_len, 0, NULL);
-	if (a->json != NULL && !json_is_object(a->json)) {
+		a->json = json_loadb(res->body, res->body_len, is_good ? 0 : JSON_ALLOW_NUL, NULL);
+	bool lacks_member = is_good && call->req.member != NULL &&
+			    json_string_value(json_object_get(a->json, call->req.member)) == NULL;
+	if (a->json != NULL && (!json_is_object(a->json) || lacks_member)) {
 		json_decref(a->json);
 		a->json = NULL;
 	}
@@ -216,6 +219,13 @@ static void fail_waiting(struct client *c, const struct http_response *res)
 	}
 }
 
+static unsigned tries_max(const struct http_response *res)
+{
+	if (res->err == ERR_TLS) /* it will not become trusted in seconds */
+		return 0;
+	return res->status == 0 && res->err == ERR_NETWORK ? CONNECT_TRIES_MAX : NET_TRIES_MAX;
+}
+
 static int64_t rest_ms(unsigned tries)
 {
 	return rand_jitter(INT64_C(500) << (tries - 1), 10);
@@ -236,7 +246,7 @@ static void on_nonce(void *arg, const struct http_response *res)
 		return;
 	if (res->status == 404)
 		c->directory_at_ms = 0;
-	if (++c->nonce_tries > NET_TRIES_MAX) {
+	if (++c->nonce_tries > tries_max(res)) {
 		c->nonce_tries = 0;
 		fail_waiting(c, res);
 		return;
@@ -307,7 +317,7 @@ static void on_directory(void *arg, const struct http_response *res)
 	if (read_directory(c, res)) {
 		c->directory_tries = 0;
 		wake(c);
-	} else if (++c->directory_tries > NET_TRIES_MAX) {
+	} else if (++c->directory_tries > tries_max(res)) {
 		c->directory_tries = 0;
 		fail_waiting(c, res);
 	} else {
@@ -366,7 +376,7 @@ static void retry(struct call *call, const struct http_response *res, int64_t re
 		enqueue(call);
 		return;
 	}
-	if (retry_after_ms > RETRY_AFTER_MAX_MS || ++call->net_tries > NET_TRIES_MAX) {
+	if (retry_after_ms > RETRY_AFTER_MAX_MS || ++call->net_tries > tries_max(res)) {
 		struct answer *a = res->err == ERR_OK ? make_answer(call, res) : NULL;
 		if (a != NULL) {
 			a->err = ERR_NETWORK;
@@ -411,6 +421,18 @@ static bool has_moved(struct call *call, const struct answer *a)
 	return true;
 }
 
+/* A success that holds nothing of what was asked for: some other box on the way has answered. */
+static bool is_foreign(const struct call *call, const struct answer *a)
+{
+	if (a->err != ERR_OK)
+		return false;
+	if (!call->req.wants_pem)
+		return a->json == NULL;
+	return a->body.data == NULL ||
+	       strstr(a->body.data, "-----BEGIN CERTIFICATE-----") == NULL ||
+	       strstr(a->body.data, "-----END CERTIFICATE-----") == NULL;
+}
+
 static void on_response(void *arg, const struct http_response *res)
 {
 	struct call *call = arg;
@@ -430,8 +452,7 @@ static void on_response(void *arg, const struct http_response *res)
 		return;
 	}
 	push_nonce(call->client, res->nonce);
-	bool is_foreign = a->err == ERR_OK && !call->req.wants_pem && a->json == NULL && !is_kept;
-	if (a->status >= 500 || is_foreign ||
+	if (a->status >= 500 || (is_foreign(call, a) && !is_kept) ||
 	    (a->status >= 300 && a->json == NULL && a->status != 404 && a->status != 429)) {
 		int64_t retry_after_ms = a->retry_after_ms;
 		answer_free(a);
@@ -548,6 +569,11 @@ void client_cancel(struct call *call)
 {
 	if (call != NULL)
 		free_call(call);
+}
+
+bool client_is_sent(const struct call *call)
+{
+	return call->http_call != NULL;
 }
 
 /* ---- probe ---- */

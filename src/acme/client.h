@@ -44,6 +44,8 @@ struct client_request {
 	bool wants_jwk;      /* newAccount */
 	bool wants_pem;      /* the body is a chain, not JSON */
 	bool has_location;   /* a 2xx answer with Location is good even when its body is damaged */
+	const char *member;  /* a string that the answer's object must have, else it is foreign;
+				static, NULL: none */
 	void (*done)(void *arg, struct answer *answer);
 	void *arg;
 };
@@ -59,6 +61,8 @@ enum err client_set_account(struct client *client, const char *kid) SP_MUST_USE;
 struct call *client_send(struct client *client, const struct client_request *request) SP_MUST_USE;
 /* No answer will come. NULL is allowed. */
 void client_cancel(struct call *call);
+/* On its way to the CA, the answer not there yet. */
+bool client_is_sent(const struct call *call);
 
 /* One plain GET of the directory, without repeats: done(arg, true) when the CA answers. */
 void client_probe(struct client *client, void (*done)(void *arg, bool is_up), void *arg);

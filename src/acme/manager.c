@@ -16,8 +16,8 @@
 #include "smartproxy/rand.h"
 
 #define LOOK_MAX_MS    60000 /* also bounds how late a jump of a clock is seen */
-#define HOLD_DUE_MS    5000  /* what is due so soon belongs to this cycle of the challenge route */
-#define HOLD_RETRY_MS  60000
+#define HOLD_DUE_MS    1500  /* what is due so soon belongs to this cycle of the challenge route */
+#define HOLD_RETRY_MS  45000
 #define JITTER_PERCENT 10
 #define SAVE_RETRY_MS  10000
 

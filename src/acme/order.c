@@ -26,16 +26,7 @@
 #include "smartproxy/fault.h"
 #include "smartproxy/log.h"
 
-#define POLL_FIRST_MS 50
-#define POLL_MAX_MS   5000
-#define ORDER_LIFE_MS (INT64_C(20) * 60 * 1000)
-
-struct keygen { /* an RSA key in the making; outlives an order that is freed meanwhile */
-	struct order *order; /* NULL: nobody waits any more */
-	enum tls_key_type type;
-	struct tls_key *key;
-	enum err err;
-};
+#define POLL_MAX_MS 5000
 
 const char *order_state_name(enum order_state state)
 {
@@ -53,40 +44,6 @@ static enum order_state fail(struct order *o, enum failure_kind kind, enum err e
 	return ORDER_FAILED;
 }
 
-/* Everything of the order at the CA is forgotten; key and certificate's wish stay. */
-static void forget_order(struct order *o)
-{
-	for (size_t i = 0; i < o->authz_cnt; i++)
-		authz_withdraw(&o->authzs[i]);
-	for (size_t i = 0; i < o->authz_cnt; i++)
-		authz_fini(&o->authzs[i]);
-	free(o->authzs);
-	o->authzs = NULL;
-	o->authz_cnt = 0;
-	if (o->saved != NULL)
-		resume_withdraw(o->acme, o->saved);
-	journal_order_free(o->saved);
-	o->saved = NULL;
-	free(o->url);
-	free(o->finalize_url);
-	free(o->certificate_url);
-	o->url = o->finalize_url = o->certificate_url = NULL;
-	o->is_finalize_sent = false;
-}
-
-/* Once. false: it has been done before, the failure counts. */
-static bool start_over(struct order *o, const char *why)
-{
-	if (o->has_restarted)
-		return false;
-	o->has_restarted = true;
-	log_warn("acme", "the order is begun anew: %s name=%s", why, o->cert->names[0]);
-	forget_order(o);
-	journal_close(&o->journal);
-	journal_drop(&o->acme->store, o->cert->store_name);
-	return true;
-}
-
 /* The CA refused: a lost account or order starts over, anything else ends this try. Takes the
  * answer. */
 static enum order_state refuse(struct order *o, const char *what, struct answer *answer)
@@ -97,7 +54,7 @@ static enum order_state refuse(struct order *o, const char *what, struct answer 
 	answer_free(answer);
 	if (is_account_lost)
 		ca_account_lost(o->ca, o->account_seq);
-	if ((is_account_lost || is_order_lost) && start_over(o, o->failure.text))
+	if ((is_account_lost || is_order_lost) && order_start_over(o, o->failure.text))
 		return ORDER_PLAN;
 	if (is_order_lost)
 		o->failure.kind = FAILURE_NETWORK;
@@ -132,11 +89,11 @@ static enum order_state send_request(struct order *o, struct client_request *req
 
 static enum order_state read_order_url(struct order *o)
 {
-	struct client_request req = { .target = CLIENT_URL, .url = o->url };
+	struct client_request req = { .target = CLIENT_URL, .url = o->url, .member = "status" };
 	return send_request(o, &req);
 }
 
-static void on_timer(struct timer *timer)
+void order_on_timer(struct timer *timer)
 {
 	struct order *o = SP_CONTAINER_OF(timer, struct order, timer);
 	o->is_due = true;
@@ -155,62 +112,6 @@ static enum order_state poll_later(struct order *o, int64_t retry_after_ms)
 }
 
 /* ---- PLAN ---- */
-static void make_key(void *arg)
-{
-	struct keygen *job = arg;
-	job->err = tls_key_generate(job->type, &job->key);
-}
-
-static void on_key(void *arg)
-{
-	struct keygen *job = arg;
-	struct order *o = job->order;
-	if (o == NULL) {
-		tls_key_free(job->key);
-		free(job);
-		return;
-	}
-	o->keygen = NULL;
-	o->key = job->key;
-	if (job->err != ERR_OK)
-		failure_set(&o->failure, FAILURE_NETWORK, job->err, "the certificate's key: %s",
-			    err_text(job->err));
-	free(job);
-	order_run(o);
-}
-
-static enum err start_keygen(struct order *o)
-{
-	struct keygen *job = calloc(1, sizeof(*job));
-	if (job == NULL)
-		return ERR_NOMEM;
-	*job = (struct keygen){ .order = o, .type = o->cert->key_type };
-	enum err e = loop_offload(o->acme->loop, make_key, on_key, job);
-	if (e == ERR_OK)
-		o->keygen = job;
-	else
-		free(job);
-	return e;
-}
-
-/* EC keys take microseconds; RSA ones seconds, on a helper thread. */
-static enum err need_key(struct order *o)
-{
-	bool is_quick = o->cert->key_type == TLS_KEY_P256 || o->cert->key_type == TLS_KEY_P384;
-	enum err e = ERR_OK;
-	if (o->key == NULL && o->failure.err != ERR_OK)
-		return o->failure.err;
-	if (o->key == NULL && !is_quick) {
-		e = o->keygen != NULL ? ERR_OK : start_keygen(o);
-		return e == ERR_OK ? ERR_BUSY : e;
-	}
-	if (o->key == NULL)
-		e = tls_key_generate(o->cert->key_type, &o->key);
-	if (e == ERR_OK && o->key_pem.data == NULL)
-		e = tls_key_to_pem(o->key, &o->key_pem);
-	return e;
-}
-
 static enum order_state write_plan(struct order *o)
 {
 	struct text why = { 0 };
@@ -237,7 +138,7 @@ static enum order_state step_plan(struct order *o)
 		o->key = o->saved->key;
 		o->saved->key = NULL;
 	}
-	enum err e = need_key(o);
+	enum err e = order_need_key(o);
 	if (e == ERR_BUSY)
 		return ORDER_WAIT;
 	if (e != ERR_OK)
@@ -254,7 +155,7 @@ static enum order_state step_plan(struct order *o)
 }
 
 /* ---- ACCOUNT ---- */
-static void on_account(struct ca_waiter *waiter, const struct failure *failure)
+void order_on_account(struct ca_waiter *waiter, const struct failure *failure)
 {
 	struct order *o = SP_CONTAINER_OF(waiter, struct order, waiter);
 	if (failure != NULL)
@@ -293,6 +194,7 @@ static enum order_state ask_new_order(struct order *o)
 	json_decref(root);
 	struct client_request req = { .target = CLIENT_NEW_ORDER,
 				      .payload = payload,
+				      .member = "status",
 				      .has_location = true };
 	enum order_state next =
 		payload != NULL ? send_request(o, &req)
@@ -338,7 +240,7 @@ static enum order_state fail_invalid(struct order *o, const struct answer *answe
 	const char *detail = json_string_value(json_object_get(error, "detail"));
 	failure_set(&o->failure, FAILURE_VALIDATION, ERR_ACME, "the order is invalid: %s",
 		    detail != NULL ? detail : "the CA gives no reason");
-	if (o->saved != NULL && start_over(o, "an earlier try has become invalid"))
+	if (o->saved != NULL && order_start_over(o, "an earlier try has become invalid"))
 		return ORDER_PLAN;
 	return ORDER_FAILED;
 }
@@ -429,6 +331,13 @@ bool order_is_validating(const struct order *order)
 	return false;
 }
 
+bool order_must_settle(const struct order *order)
+{
+	bool is_asked =
+		order->state == ORDER_NEW_ORDER && order->url == NULL && order->call != NULL;
+	return (is_asked && client_is_sent(order->call)) || order_is_validating(order);
+}
+
 /* One has failed, so the order has. Those that the CA is validating are answered to their end: each
  * failed validation counts against us. */
 static enum order_state settle_failed(struct order *o, const struct authz *failed)
@@ -443,7 +352,7 @@ static enum order_state settle_failed(struct order *o, const struct authz *faile
 		ca_account_lost(o->ca, o->account_seq);
 	else if (o->failure.kind != FAILURE_VALIDATION || o->saved == NULL)
 		return ORDER_FAILED;
-	return start_over(o, o->failure.text) ? ORDER_PLAN : ORDER_FAILED;
+	return order_start_over(o, o->failure.text) ? ORDER_PLAN : ORDER_FAILED;
 }
 
 static enum order_state step_authorize(struct order *o)
@@ -478,7 +387,7 @@ static enum order_state step_ready(struct order *o)
 	fault_point("acme-finalize-before");
 	journal_mark(o, "finalize");
 	fault_point("acme-finalize-after");
-	o->poll_ms = POLL_FIRST_MS;
+	o->poll_ms = ORDER_POLL_FIRST_MS;
 	return ORDER_FINALIZE;
 }
 
@@ -498,7 +407,8 @@ static enum order_state send_csr(struct order *o)
 	free(der);
 	struct client_request req = { .target = CLIENT_URL,
 				      .url = o->finalize_url,
-				      .payload = payload.data };
+				      .payload = payload.data,
+				      .member = "status" };
 	enum order_state next =
 		payload.has_failed ? fail(o, FAILURE_NETWORK, ERR_NOMEM, "finalize: out of memory")
 				   : send_request(o, &req);
@@ -557,7 +467,7 @@ static enum order_state check_chain(struct order *o)
 				       &o->tls, &why);
 	enum order_state next = ORDER_INSTALL;
 	if (e == ERR_KEY_MISMATCH && o->saved != NULL &&
-	    start_over(o, "it was finalized with another key"))
+	    order_start_over(o, "it was finalized with another key"))
 		next = ORDER_PLAN;
 	else if (e != ERR_OK)
 		next = fail(o, FAILURE_VALIDATION, e, why.data != NULL ? why.data : err_text(e));
@@ -633,6 +543,14 @@ static void set_state(struct order *o, enum order_state state)
 	o->state = state;
 }
 
+/* Only what the CA validates goes on, and what it has made is kept: a new order's URL, a
+ * certificate. */
+static bool is_allowed_while_stopping(const struct order *o)
+{
+	return o->state == ORDER_AUTHORIZE || o->state == ORDER_INSTALL ||
+	       (o->state == ORDER_NEW_ORDER && o->url == NULL && o->answer != NULL);
+}
+
 void order_run(struct order *order)
 {
 	static enum order_state (*const steps[])(struct order * o) = {
@@ -643,10 +561,7 @@ void order_run(struct order *order)
 	};
 	struct order *o = order;
 	while (o->state != ORDER_DONE && o->state != ORDER_FAILED) {
-		/* While stopping only what the CA validates goes on, and what it has issued is
-		 * kept. */
-		if (o->acme->stop.is_stopping && o->state != ORDER_AUTHORIZE &&
-		    o->state != ORDER_INSTALL)
+		if (o->acme->stop.is_stopping && !is_allowed_while_stopping(o))
 			break;
 		enum order_state next = steps[o->state](o);
 		if (next == ORDER_WAIT)
@@ -660,76 +575,7 @@ void order_run(struct order *order)
 	if (o->state == ORDER_DONE || o->state == ORDER_FAILED) {
 		manager_on_order_end(o);
 		if (!o->is_kept)
-			forget_order(o);
+			order_forget(o);
 		order_free(o);
 	}
-}
-
-struct order *order_new(struct cert *cert)
-{
-	struct order *o = calloc(1, sizeof(*o));
-	if (o == NULL)
-		return NULL;
-	o->acme = cert->acme;
-	o->cert = cert;
-	o->ca = cert->acme->ca;
-	ca_get(o->ca);
-	o->saved = cert->saved;
-	cert->saved = NULL;
-	o->failure.retry_after_ms = -1;
-	o->timer.on_due = on_timer;
-	o->waiter.wake = on_account;
-	o->poll_ms = POLL_FIRST_MS;
-	o->give_up_boot_ms = clock_boot_ms() + ORDER_LIFE_MS;
-	list_init(&o->waiter.link);
-	list_append(&o->acme->orders, &o->link);
-	o->acme->order_cnt++;
-	cert->order = o;
-	return o;
-}
-
-void order_free(struct order *order)
-{
-	struct order *o = order;
-	o->cert->order = NULL;
-	list_remove(&o->link);
-	o->acme->order_cnt--;
-	list_remove(&o->waiter.link);
-	if (o->keygen != NULL)
-		o->keygen->order = NULL;
-	client_cancel(o->call);
-	answer_free(o->answer);
-	loop_timer_disarm(o->acme->loop, &o->timer);
-	for (size_t i = 0; i < o->authz_cnt; i++)
-		authz_fini(&o->authzs[i]);
-	free(o->authzs);
-	journal_close(&o->journal);
-	journal_order_free(o->saved);
-	tls_key_free(o->key);
-	files_wipe(&o->key_pem);
-	free(o->url);
-	free(o->finalize_url);
-	free(o->certificate_url);
-	if (o->tls != NULL)
-		tls_cert_put(o->tls);
-	text_fini(&o->chain);
-	ca_put(o->ca);
-	free(o);
-}
-
-void order_give_up(struct order *order)
-{
-	struct order *o = order;
-	for (size_t i = 0; i < o->authz_cnt; i++) {
-		struct authz *az = &o->authzs[i];
-		bool is_pending = az->state == AUTHZ_PUBLISH || az->state == AUTHZ_TRIGGER ||
-				  az->state == AUTHZ_POLL;
-		if (is_pending)
-			ca_deactivate(o->ca, az->url);
-	}
-	log_info("acme", "an order is given up, nothing wants it any more name=%s step=%s",
-		 o->cert->names[0], order_state_name(o->state));
-	forget_order(o);
-	journal_drop(&o->acme->store, o->cert->store_name);
-	order_free(o);
 }

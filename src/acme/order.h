@@ -91,6 +91,23 @@ void order_free(struct order *order);
 void order_give_up(struct order *order);
 /* Has the CA been told of a challenge that is not final yet? */
 bool order_is_validating(const struct order *order);
+/* Is there an answer on its way, or a verdict, that must be seen before we go? */
+bool order_must_settle(const struct order *order);
+
+/* ---- between the files of an order ---- */
+#define ORDER_POLL_FIRST_MS 50
+void order_on_timer(struct timer *timer);
+void order_on_account(struct ca_waiter *waiter, const struct failure *failure);
+/* Everything of the order at the CA is forgotten; key and certificate's wish stay. */
+void order_forget(struct order *order);
+/* order_forget and a journal of its own, once in an order's life. false: it has been done before,
+ * the failure counts. */
+bool order_start_over(struct order *order, const char *why);
+/* EC keys take microseconds; RSA ones seconds, on a helper thread. ERR_BUSY: order_run is called
+ * when it is there. */
+enum err order_need_key(struct order *order) SP_MUST_USE;
+/* A key still in the making is thrown away when it is done. */
+void order_leave_key(struct order *order);
 
 /* ---- authz.c ---- */
 /* Does what can be done now. */

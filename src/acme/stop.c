@@ -22,7 +22,7 @@ static void park(struct acme *acme)
 	LIST_FOREACH_SAFE(at, &acme->orders)
 	{
 		struct order *o = SP_CONTAINER_OF(at, struct order, link);
-		if (!order_is_validating(o))
+		if (!order_must_settle(o))
 			order_free(o);
 	}
 }

@@ -10,7 +10,7 @@
 #include "smartproxy/log.h"
 
 #define SAVE_RETRY_MS 10000
-#define REST_MIN_MS   1000
+#define REST_MS       60000
 
 /* ---- settings ---- */
 static char *copy_or_empty(const char *s)
@@ -81,11 +81,9 @@ void cert_adopt(struct cert *cert, struct tls_cert *tls, const char *directory,
 	replace_string(&cert->directory, directory);
 	replace_string(&cert->order_url, order_url);
 	set_renewal(cert);
-	if (cert->order != NULL) {
-		int64_t rest_ms = 100 * (cert->not_after_unix_s - cert->not_before_unix_s);
-		cert->rest_until_boot_ms =
-			clock_boot_ms() + (rest_ms > REST_MIN_MS ? rest_ms : REST_MIN_MS);
-	}
+	cert->rest_until_boot_ms = 0;
+	if (cert->order != NULL && cert->renew_at_boot_ms <= clock_boot_ms())
+		cert->rest_until_boot_ms = clock_boot_ms() + REST_MS;
 	tls_slot_install(cert->slot, tls);
 }
 
