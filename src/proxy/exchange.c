@@ -259,7 +259,13 @@ static enum move answer_redirect(struct exchange *x)
 		.query = x->request.query,
 		.port = x->conn->port,
 	};
-	size_t cap = strlen(action->location) + x->request.target.len * 4u + sizeof(x->host) + 16;
+	if (x->host_len == 0 && strstr(action->location, "{host}") != NULL)
+		return reply_with(x, 400, EXCHANGE_END_BAD_REQUEST);
+	size_t cap = strlen(action->location) + 1;
+	for (const char *at = action->location; (at = strchr(at, '{')) != NULL; at++)
+		cap += x->host_len + x->request.target.len + 8;
+	if (cap > LOCATION_MAX)
+		cap = LOCATION_MAX;
 	char *dst = arena_alloc(&x->arena, cap);
 	if (dst == NULL)
 		return reply_with(x, 503, EXCHANGE_END_NO_MEMORY);

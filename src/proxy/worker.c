@@ -1,5 +1,7 @@
 /* Worker threads: start, listeners, drain, stop, sums. */
 #include <errno.h>
+#include <linux/filter.h>
+#include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdlib.h>
@@ -15,6 +17,7 @@
 #define ACCEPTS_A_TURN   64
 #define ACCEPT_PAUSE_MS  100
 #define STOP_DEADLINE_MS 5000
+#define HANDSHAKE_MS     10 /* for those that began before a listener was shut */
 
 struct workers {
 	unsigned cnt;
@@ -164,12 +167,32 @@ static void adopt(struct worker *w, struct call *call)
 	l->set_id = call->set->id;
 	l->resume_timer.on_due = resume_listener;
 	l->io = (struct io){ .fd = call->set->fds[w->ix], .on_ready = on_listener };
+	/* A set that was released and is taken back was shut. */
+	int unused = 0;
+	(void)setsockopt(l->io.fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused));
 	call->result = loop_add(w->loop, &l->io, EPOLLIN);
 	if (call->result != ERR_OK) {
 		free(l);
 		return;
 	}
 	list_append(&w->listeners, &l->link);
+}
+
+/* From now on the kernel drops first SYNs to this socket, as if lost on the way: a client that came
+ * later is refused by the closed port when it repeats, instead of being reset after it was let in.
+ * Handshakes under way and what is queued go on. Where it cannot be had, a few may be reset. */
+static void shut(struct worker *w, struct call *call)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),           /* flags of the TCP header */
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x02, 0, 1), /* SYN */
+		BPF_STMT(BPF_RET | BPF_K, 0),
+		BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+	};
+	struct sock_fprog filter = { .len = SP_ARRAY_LEN(code), .filter = code };
+	struct worker_listener *l = find_listener(w, call->set->id);
+	if (l != NULL)
+		(void)setsockopt(l->io.fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter));
 }
 
 static void let_go(struct worker *w, struct worker_listener *l)
@@ -387,6 +410,10 @@ enum err workers_adopt(struct workers *ws, struct listener_set *set, int64_t tim
 
 enum err workers_release(struct workers *ws, struct listener_set *set, int64_t time_ms)
 {
+	enum err e = call_all(ws, shut, set, time_ms);
+	if (e != ERR_OK)
+		return e;
+	(void)poll(NULL, 0, HANDSHAKE_MS);
 	return call_all(ws, release, set, time_ms);
 }
 

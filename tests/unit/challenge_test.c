@@ -10,6 +10,7 @@
 static struct challenge_table *table;
 static char found[CHALLENGE_TEXT_MAX];
 
+static void set_up(void) SP_TSA(assert_capability(sp_control));
 static void set_up(void)
 {
 	sp_role_assume_control();
@@ -19,6 +20,7 @@ static void set_up(void)
 
 static void tear_down(void)
 {
+	sp_role_assume_control();
 	challenge_table_free(table);
 	sp_rcu_drain();
 	rcu_unregister_thread();

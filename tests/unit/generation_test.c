@@ -21,6 +21,7 @@ static struct upstreams *upstreams;
 static struct tls_slots *slots;
 static struct generations *generations;
 
+static void set_up(void) SP_TSA(assert_capability(sp_control));
 static void set_up(void)
 {
 	sp_role_assume_control();
@@ -34,6 +35,7 @@ static void set_up(void)
 
 static void tear_down(struct config *config)
 {
+	sp_role_assume_control();
 	generations_free(generations);
 	sp_rcu_drain();
 	upstreams_free(upstreams);
@@ -47,6 +49,7 @@ static void tear_down(struct config *config)
 
 static struct generation *build(struct config *config)
 {
+	sp_role_assume_control();
 	struct generation *g = NULL;
 	struct text why = { 0 };
 	enum err e = generation_build(generations, config, false, &g, &why);

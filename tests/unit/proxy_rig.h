@@ -326,6 +326,7 @@ struct rig {
 
 static struct listener_set *rig_open(struct rig *r, const struct addr *wanted, size_t cnt)
 {
+	sp_role_assume_control();
 	struct listener_change *change = NULL;
 	struct port_error error;
 	ck_assert_int_eq(listeners_open(r->listeners, wanted, cnt, &change, &error), ERR_OK);
@@ -371,6 +372,7 @@ static void nap(void)
 
 static struct worker_stats rig_stats(const struct rig *r)
 {
+	sp_role_assume_control();
 	struct worker_stats stats;
 	workers_stats(r->workers, &stats);
 	return stats;
@@ -392,6 +394,7 @@ static void rig_await_idle(const struct rig *r)
 
 static void rig_stop(struct rig *r)
 {
+	sp_role_assume_control();
 	if (r->workers != NULL)
 		rig_await_idle(r);
 	workers_stop(r->workers);
@@ -436,4 +439,31 @@ static void rig_forward(struct rig *r, const struct origin *o, const char *setti
 static bool ask(struct side *s, const char *request, struct message *m)
 {
 	return side_puts(s, request) && take_message(s, m, strncmp(request, "HEAD ", 5) != 0);
+}
+
+/* A proxy that answers "ok" to everything. */
+static void rig_respond(struct rig *r)
+{
+	uint16_t port = free_port();
+	rig_start(r,
+		  load_text("routes: ( { name = \"all\"; match = { address = \"127.0.0.1\"; ports "
+			    "= [ %u ]; };"
+			    "action = { type = \"respond\"; body = \"ok\"; }; } );",
+			    (unsigned)port),
+		  port);
+}
+
+/* The update in which nobody wants the port any more. Returns the address to open again. */
+static struct addr rig_give_up_port(struct rig *r)
+{
+	sp_role_assume_control();
+	struct listener_set *set = listeners_at(r->listeners, 0);
+	struct addr addr = set->addr;
+	struct listener_change *change = NULL;
+	struct port_error error;
+	ck_assert_int_eq(listeners_open(r->listeners, NULL, 0, &change, &error), ERR_OK);
+	listeners_commit(r->listeners, change);
+	ck_assert_int_eq(workers_release(r->workers, set, PATIENCE_MS), ERR_OK);
+	ck_assert_int_eq(listeners_close(r->listeners, set, &error), ERR_OK);
+	return addr;
 }

@@ -1,5 +1,5 @@
 #pragma once
-/* What the origins of proxy_test.c do with a connection. */
+/* What the origins and the steady clients of proxy_test.c do with a connection. */
 #include "proxy_rig.h"
 
 #define BIG_BYTES (1024 * 1024)
@@ -129,4 +129,69 @@ static void serve_silence(struct origin *o, struct side *s, unsigned nth)
 {
 	(void)o, (void)nth;
 	(void)side_until(s, "never");
+}
+
+/* ---- clients that ask on and on ---- */
+
+#define GET   "GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"
+#define GET10 "GET /x HTTP/1.0\r\nHost: a.example\r\n\r\n"
+
+struct asker {
+	pthread_t thread;
+	const struct rig *rig;
+	bool wants_new;   /* a connection for each request */
+	bool is_stubborn; /* goes on when refused or lost */
+	unsigned asked;
+	unsigned answered; /* atomic */
+	bool has_ended;    /* atomic */
+};
+static bool is_over; /* atomic */
+
+static void *keep_asking(void *arg)
+{
+	struct asker *a = arg;
+	struct message *m = malloc(sizeof(*m));
+	struct side *s = NULL;
+	while (!__atomic_load_n(&is_over, __ATOMIC_RELAXED)) {
+		if (s == NULL)
+			s = rig_connect(a->rig);
+		if (s == NULL && a->is_stubborn)
+			continue;
+		if (s == NULL)
+			break;
+		a->asked++;
+		if (!ask(s,
+			 a->asked % 2 == 0
+				 ? GET
+				 : "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+			 m) ||
+		    m->status != 200 || m->has_closing) {
+			if (!a->is_stubborn)
+				break;
+			side_free(s);
+			s = NULL;
+			continue;
+		}
+		__atomic_fetch_add(&a->answered, 1, __ATOMIC_RELAXED);
+		if (a->wants_new) {
+			side_free(s);
+			s = NULL;
+		}
+	}
+	if (s != NULL)
+		side_free(s);
+	free(m);
+	__atomic_store_n(&a->has_ended, true, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+/* Every asker has that many answers, or has given up. */
+static bool have_answers(const struct asker *askers, size_t cnt, unsigned wanted)
+{
+	for (size_t i = 0; i < cnt; i++) {
+		if (__atomic_load_n(&askers[i].answered, __ATOMIC_RELAXED) < wanted &&
+		    !__atomic_load_n(&askers[i].has_ended, __ATOMIC_RELAXED))
+			return false;
+	}
+	return true;
 }

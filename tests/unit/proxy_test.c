@@ -30,9 +30,6 @@ static void check_answer(unsigned status, const char *body)
 
 /* ---- what comes of one answer of the origin ---- */
 
-#define GET   "GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"
-#define GET10 "GET /x HTTP/1.0\r\nHost: a.example\r\n\r\n"
-
 static const struct {
 	const char *request, *from_origin;
 	bool has_end; /* the origin closes after it */
@@ -437,6 +434,37 @@ START_TEST(deadline)
 }
 END_TEST
 
+START_TEST(redirected)
+{
+	uint16_t port = free_port();
+	rig_start(
+		&rig,
+		load_text("routes: ( { name = \"all\"; match = { address = \"127.0.0.1\"; ports = "
+			  "[ %u ]; };"
+			  "action = { type = \"redirect\"; location = "
+			  "\"https://{host}{path}{path}{path}{path}{path}{path}{query}\"; }; } );",
+			  (unsigned)port),
+		port);
+	char request[2000], path[900];
+	memset(path, 'p', sizeof(path));
+	path[0] = '/';
+	path[sizeof(path) - 1] = '\0';
+	(void)snprintf(request, sizeof(request), "GET %s?q HTTP/1.1\r\nHost: A.example:80\r\n\r\n",
+		       path);
+	struct side *s = rig_connect(&rig);
+	ck_assert(ask(s, request, &answer));
+	check_answer(301, "301 Moved Permanently\n");
+	const char *location = strstr(answer.head, "\r\nLocation: https://a.example/ppp");
+	ck_assert_ptr_nonnull(location);
+	ck_assert_uint_eq(strcspn(location + 2, "\r"),
+			  strlen("Location: https://a.example") + 6 * strlen(path) + 2);
+	ck_assert(ask(s, "GET / HTTP/1.0\r\n\r\n", &answer)); /* no host to go to */
+	check_answer(400, "400 Bad Request\n");
+	side_free(s);
+	rig_stop(&rig);
+}
+END_TEST
+
 /* ---- many at once ---- */
 
 /* Clients that leave at once, in every way, while their connection is closed here as well. */
@@ -448,13 +476,7 @@ START_TEST(hasty_clients)
 		"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nabc",
 		GET GET,
 	};
-	uint16_t port = free_port();
-	rig_start(&rig,
-		  load_text("routes: ( { name = \"all\"; match = { address = \"127.0.0.1\"; ports "
-			    "= [ %u ]; };"
-			    "action = { type = \"respond\"; body = \"ok\"; }; } );",
-			    (unsigned)port),
-		  port);
+	rig_respond(&rig);
 	for (unsigned i = 0; i < 3000; i++) {
 		struct side *s = rig_connect(&rig);
 		const char *request = requests[i % SP_ARRAY_LEN(requests)];
@@ -477,27 +499,15 @@ END_TEST
 /* Connections that are in the queue when a port is given up are served. */
 START_TEST(release_serves_queue)
 {
+	sp_role_assume_control();
 	static struct side *sides[QUEUED_CNT];
-	uint16_t port = free_port();
-	rig_start(&rig,
-		  load_text("routes: ( { name = \"all\"; match = { address = \"127.0.0.1\"; ports "
-			    "= [ %u ]; };"
-			    "action = { type = \"respond\"; body = \"ok\"; }; } );",
-			    (unsigned)port),
-		  port);
+	rig_respond(&rig);
 	for (int round = 0; round < 10; round++) {
-		struct listener_set *set = listeners_at(rig.listeners, 0);
-		struct addr addr = set->addr;
 		for (int i = 0; i < QUEUED_CNT; i++) {
 			sides[i] = rig_connect(&rig);
 			ck_assert(sides[i] != NULL && side_puts(sides[i], GET));
 		}
-		struct listener_change *change = NULL;
-		struct port_error error;
-		ck_assert_int_eq(listeners_open(rig.listeners, NULL, 0, &change, &error), ERR_OK);
-		listeners_commit(rig.listeners, change);
-		ck_assert_int_eq(workers_release(rig.workers, set, PATIENCE_MS), ERR_OK);
-		ck_assert_int_eq(listeners_close(rig.listeners, set, &error), ERR_OK);
+		struct addr addr = rig_give_up_port(&rig);
 		ck_assert(rig_connect(&rig) == NULL);
 		for (int i = 0; i < QUEUED_CNT; i++) {
 			ck_assert_msg(take_message(sides[i], &answer, true),
@@ -511,66 +521,46 @@ START_TEST(release_serves_queue)
 }
 END_TEST
 
-struct asker {
-	pthread_t thread;
-	bool wants_new; /* a connection for each request */
-	unsigned asked;
-	unsigned answered; /* atomic */
-	bool has_ended;    /* atomic */
-};
-static bool is_over; /* atomic */
-
-static void *keep_asking(void *arg)
+/* A port is given up and taken again while clients come: who got a connection gets an answer. */
+START_TEST(release_under_load)
 {
-	struct asker *a = arg;
-	struct message *m = malloc(sizeof(*m));
-	struct side *s = NULL;
-	while (!__atomic_load_n(&is_over, __ATOMIC_RELAXED)) {
-		if (s == NULL)
-			s = rig_connect(&rig);
-		if (s == NULL)
-			break;
-		a->asked++;
-		if (!ask(s,
-			 a->asked % 2 == 0
-				 ? GET
-				 : "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
-			 m) ||
-		    m->status != 200 || m->has_closing)
-			break;
-		__atomic_fetch_add(&a->answered, 1, __ATOMIC_RELAXED);
-		if (a->wants_new) {
-			side_free(s);
-			s = NULL;
-		}
+	sp_role_assume_control();
+	static struct asker askers[4];
+	rig_respond(&rig);
+	is_over = false;
+	for (size_t i = 0; i < SP_ARRAY_LEN(askers); i++) {
+		askers[i] = (struct asker){ .rig = &rig, .wants_new = true, .is_stubborn = true };
+		ck_assert_int_eq(pthread_create(&askers[i].thread, NULL, keep_asking, &askers[i]),
+				 0);
 	}
-	if (s != NULL)
-		side_free(s);
-	free(m);
-	__atomic_store_n(&a->has_ended, true, __ATOMIC_RELAXED);
-	return NULL;
-}
-
-/* Every asker has that many answers, or has given up. */
-static bool have_answers(const struct asker *askers, size_t cnt, unsigned wanted)
-{
-	for (size_t i = 0; i < cnt; i++) {
-		if (__atomic_load_n(&askers[i].answered, __ATOMIC_RELAXED) < wanted &&
-		    !__atomic_load_n(&askers[i].has_ended, __ATOMIC_RELAXED))
-			return false;
+	for (int round = 0; round < 4; round++) {
+		unsigned wanted = askers[0].answered + 20;
+		while (!have_answers(askers, 1, wanted))
+			nap();
+		struct addr addr = rig_give_up_port(&rig);
+		ck_assert(rig_open(&rig, &addr, 1) != NULL);
 	}
-	return true;
+	__atomic_store_n(&is_over, true, __ATOMIC_RELAXED);
+	unsigned lost = 0;
+	for (size_t i = 0; i < SP_ARRAY_LEN(askers); i++) {
+		(void)pthread_join(askers[i].thread, NULL);
+		lost += askers[i].asked - askers[i].answered;
+	}
+	ck_assert_uint_eq(lost, 0);
+	rig_stop(&rig);
 }
+END_TEST
 
 /* Publishing under load: every request is answered, and nothing that was retired stays. */
 START_TEST(publish_storm)
 {
+	sp_role_assume_control();
 	static struct asker askers[4];
 	origin_start(&origin, serve_report);
 	rig_forward(&rig, &origin, "");
 	is_over = false;
 	for (size_t i = 0; i < SP_ARRAY_LEN(askers); i++) {
-		askers[i].wants_new = i % 2 == 1;
+		askers[i] = (struct asker){ .rig = &rig, .wants_new = i % 2 == 1 };
 		ck_assert_int_eq(pthread_create(&askers[i].thread, NULL, keep_asking, &askers[i]),
 				 0);
 	}
@@ -603,6 +593,7 @@ END_TEST
 /* Idle connections go at once, the one in hand gets its answer and a farewell. */
 START_TEST(drain)
 {
+	sp_role_assume_control();
 	origin_start(&origin, serve_report);
 	rig_forward(&rig, &origin, "");
 	struct side *idle = rig_connect(&rig), *busy = rig_connect(&rig);
@@ -628,6 +619,7 @@ END_TEST
 /* The workers stop in the middle of everything. */
 START_TEST(stop_in_the_middle)
 {
+	sp_role_assume_control();
 	origin_start(&origin, serve_silence);
 	rig_forward(&rig, &origin, "");
 	struct side *waiting = rig_connect(&rig), *half = rig_connect(&rig),
@@ -667,8 +659,10 @@ int main(void)
 	tcase_add_test(tc, early_answer);
 	tcase_add_test(tc, refused_target);
 	tcase_add_loop_test(tc, deadline, 0, SP_ARRAY_LEN(deadlines));
+	tcase_add_test(tc, redirected);
 	tcase_add_test(tc, hasty_clients);
 	tcase_add_test(tc, release_serves_queue);
+	tcase_add_test(tc, release_under_load);
 	tcase_add_test(tc, publish_storm);
 	tcase_add_test(tc, drain);
 	tcase_add_test(tc, stop_in_the_middle);

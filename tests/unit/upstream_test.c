@@ -39,6 +39,7 @@ static int bound_socket(uint16_t *ret_port)
 	return fd;
 }
 
+static void set_up(void) SP_TSA(assert_capability(sp_control));
 static void set_up(void)
 {
 	sp_role_assume_control();
@@ -56,6 +57,7 @@ static void set_up(void)
 /* The workers end before the registry, the control loop after it. */
 static void tear_down(void)
 {
+	sp_role_assume_control();
 	upstream_worker_close_idle(&worker, upstreams);
 	upstreams_set_loops(upstreams, NULL);
 	loop_free(worker_loop);
