@@ -534,7 +534,7 @@ START_TEST(release_under_load)
 				 0);
 	}
 	for (int round = 0; round < 4; round++) {
-		unsigned wanted = askers[0].answered + 20;
+		unsigned wanted = __atomic_load_n(&askers[0].answered, __ATOMIC_RELAXED) + 20;
 		while (!have_answers(askers, 1, wanted))
 			nap();
 		struct addr addr = rig_give_up_port(&rig);
