@@ -110,9 +110,10 @@ static enum step take_trailers(struct exchange *x, const struct body_reader *rea
 			       const struct wire_span *section)
 {
 	struct body_source *source = reader->source;
-	end_body(source);
-	if (section->len == 0)
+	if (section->len == 0) {
+		end_body(source);
 		return STEP_DONE;
+	}
 	uint32_t cnt = 0;
 	char *copy = arena_strndup(&x->arena, section->at, section->len);
 	if (copy == NULL)
@@ -126,6 +127,7 @@ static enum step take_trailers(struct exchange *x, const struct body_reader *rea
 		return STEP_FAIL;
 	memcpy(source->trailers, x->worker->fields, cnt * sizeof(*source->trailers));
 	source->trailer_cnt = cnt;
+	end_body(source); /* not before: a bad trailer section leaves the message unfinished */
 	return STEP_DONE;
 }
 
@@ -180,8 +182,11 @@ static enum step read_chunked(struct exchange *x, const struct body_reader *read
 			buf_release_if_empty(reader->in, &x->worker->bufs);
 			return step;
 		}
-		if (!buf_reserve(reader->in, &x->worker->bufs) || buf_space(reader->in) == 0)
-			return STEP_FAIL; /* a trailer section larger than a buffer */
+		if (!buf_reserve(reader->in, &x->worker->bufs) || buf_space(reader->in) == 0) {
+			if (buf_len(reader->in) > 0) /* a trailer section larger than a buffer */
+				reader->source->reason = WIRE_BAD_TRAILER;
+			return STEP_FAIL;
+		}
 		size_t len = 0;
 		step = reader->recv(x, buf_tail(reader->in), buf_space(reader->in), &len);
 		if (step != STEP_DONE) {

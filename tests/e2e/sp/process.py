@@ -1,5 +1,6 @@
 """The proxy under test as a process."""
 import ctypes
+import functools
 import http.client
 import json
 import os
@@ -29,6 +30,14 @@ def binary(name="SMARTPROXY"):
         return found
     from .runner import Skip
     raise Skip(f"set {name} to the binary under test")
+
+
+@functools.cache
+def is_sanitized(path):
+    """Was the binary built with a sanitizer? Its memory and times are then its own."""
+    with open(path, "rb") as f:
+        data = f.read()
+    return b"__asan_init" in data or b"__tsan_init" in data
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -255,6 +264,12 @@ class Proxy:
     def rss_kib(self):
         with open(f"/proc/{self.pid}/status") as f:
             return int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1))
+
+    def check_growth(self, before_kib, limit_mib=24):
+        """Resident memory has not grown by more than that since it was before_kib."""
+        limit_kib = limit_mib * 1024 * (4 if is_sanitized(binary()) else 1)
+        now_kib = self.rss_kib()
+        assert now_kib - before_kib < limit_kib, f"resident memory grew from {before_kib} to {now_kib} KiB"
 
     # admin API
     def api(self, method, path, body=None, timeout_s=35.0):
