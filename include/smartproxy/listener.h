@@ -87,3 +87,12 @@ struct listener_set *listeners_at(const struct listeners *ls, size_t ix);
 uint64_t listeners_bind_cnt(const struct listeners *ls);
 /* Who listens on this address and port now, by sock_diag and /proc. ERR_NOENT: nobody. */
 enum err port_find_holder(const struct addr *addr, struct port_error *ret_holder) SP_MUST_USE;
+
+/* Before sets are let go: from now on the kernel drops first SYNs to their sockets, as if they were
+ * lost on the way, so that a client that comes later is refused by the closed port when it repeats,
+ * instead of being reset after it was let in. Handshakes under way and what is queued go on. Waits
+ * 10 ms for the last of those. A kernel that refuses the filter costs the connections of some
+ * microseconds, no more. */
+void listeners_hush(struct listener_set *const *sets, size_t cnt) SP_ON_CONTROL;
+/* A set that stays after all takes SYNs again. Harmless on one that was never hushed. */
+void listeners_unhush(struct listener_set *set) SP_ON_CONTROL;

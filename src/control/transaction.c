@@ -15,7 +15,6 @@
 
 #include <stdlib.h>
 
-#include "quiet.h"
 #include "smartproxy/clock.h"
 
 /* What install() works with. */
@@ -60,7 +59,7 @@ enum err transaction_adopt_all(struct control *control)
 		struct listener_set *set = listeners_at(control->listeners, i);
 		if (set->owner_data != NULL)
 			continue;
-		quiet_end(set);
+		listeners_unhush(set);
 		enum err e = workers_adopt(control->workers, set, WORKER_WAIT_MS);
 		if (e != ERR_OK)
 			return e;
@@ -71,17 +70,7 @@ enum err transaction_adopt_all(struct control *control)
 
 enum err transaction_leave(struct control *control, struct listener_set *const *sets, size_t cnt)
 {
-	quiet_begin(sets, cnt);
-	/* Twice: with the second answer each worker has also made the turn in which it looked at
-	 * what it accepted last, by the generation that is in force now. */
-	for (int turn = 0; turn < 2; turn++) {
-		for (size_t i = 0; i < cnt; i++) {
-			enum err e = workers_release(control->workers, sets[i], WORKER_WAIT_MS);
-			if (e != ERR_OK)
-				return e;
-		}
-	}
-	return ERR_OK;
+	return workers_release(control->workers, sets, cnt, WORKER_WAIT_MS);
 }
 
 /* The workers take back what some of them have let go. */

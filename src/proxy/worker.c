@@ -1,7 +1,5 @@
 /* Worker threads: start, listeners, drain, stop, sums. */
 #include <errno.h>
-#include <linux/filter.h>
-#include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdlib.h>
@@ -17,7 +15,6 @@
 #define ACCEPTS_A_TURN   64
 #define ACCEPT_PAUSE_MS  100
 #define STOP_DEADLINE_MS 5000
-#define HANDSHAKE_MS     10 /* for those that began before a listener was shut */
 
 struct workers {
 	unsigned cnt;
@@ -31,7 +28,8 @@ struct call {
 	struct task task;
 	struct worker *worker;
 	void (*body)(struct worker *w, struct call *call);
-	struct listener_set *set;
+	struct listener_set *const *sets;
+	size_t set_cnt;
 	enum err result;
 	sem_t *done;
 };
@@ -155,7 +153,7 @@ static struct worker_listener *find_listener(struct worker *w, uint64_t set_id)
 
 static void adopt(struct worker *w, struct call *call)
 {
-	if (find_listener(w, call->set->id) != NULL)
+	if (find_listener(w, call->sets[0]->id) != NULL)
 		return;
 	struct worker_listener *l = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*l));
 	if (l == NULL) {
@@ -163,36 +161,16 @@ static void adopt(struct worker *w, struct call *call)
 		return;
 	}
 	l->worker = w;
-	l->addr = call->set->addr;
-	l->set_id = call->set->id;
+	l->addr = call->sets[0]->addr;
+	l->set_id = call->sets[0]->id;
 	l->resume_timer.on_due = resume_listener;
-	l->io = (struct io){ .fd = call->set->fds[w->ix], .on_ready = on_listener };
-	/* A set that was released and is taken back was shut. */
-	int unused = 0;
-	(void)setsockopt(l->io.fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused));
+	l->io = (struct io){ .fd = call->sets[0]->fds[w->ix], .on_ready = on_listener };
 	call->result = loop_add(w->loop, &l->io, EPOLLIN);
 	if (call->result != ERR_OK) {
 		free(l);
 		return;
 	}
 	list_append(&w->listeners, &l->link);
-}
-
-/* From now on the kernel drops first SYNs to this socket, as if lost on the way: a client that came
- * later is refused by the closed port when it repeats, instead of being reset after it was let in.
- * Handshakes under way and what is queued go on. Where it cannot be had, a few may be reset. */
-static void shut(struct worker *w, struct call *call)
-{
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),           /* flags of the TCP header */
-		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x02, 0, 1), /* SYN */
-		BPF_STMT(BPF_RET | BPF_K, 0),
-		BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
-	};
-	struct sock_fprog filter = { .len = SP_ARRAY_LEN(code), .filter = code };
-	struct worker_listener *l = find_listener(w, call->set->id);
-	if (l != NULL)
-		(void)setsockopt(l->io.fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter));
 }
 
 static void let_go(struct worker *w, struct worker_listener *l)
@@ -209,9 +187,11 @@ static void let_go(struct worker *w, struct worker_listener *l)
 
 static void release(struct worker *w, struct call *call)
 {
-	struct worker_listener *l = find_listener(w, call->set->id);
-	if (l != NULL)
-		let_go(w, l);
+	for (size_t i = 0; i < call->set_cnt; i++) {
+		struct worker_listener *l = find_listener(w, call->sets[i]->id);
+		if (l != NULL)
+			let_go(w, l);
+	}
 }
 
 static void drain(struct worker *w, struct call *call)
@@ -281,7 +261,7 @@ static void run_call(struct task *task)
  * to them: a worker that does not answer for seconds is a defect that the log names, not something
  * to recover from. */
 static enum err call_all(struct workers *ws, void (*body)(struct worker *w, struct call *call),
-			 struct listener_set *set, int64_t time_ms)
+			 struct listener_set *const *sets, size_t set_cnt, int64_t time_ms)
 {
 	struct {
 		sem_t done;
@@ -295,7 +275,8 @@ static enum err call_all(struct workers *ws, void (*body)(struct worker *w, stru
 			.task.run = run_call,
 			.worker = ws->list[i],
 			.body = body,
-			.set = set,
+			.sets = sets,
+			.set_cnt = set_cnt,
 			.done = &batch->done,
 		};
 		loop_post(ws->list[i]->loop, &batch->calls[i].task);
@@ -405,21 +386,22 @@ enum err workers_start(const struct workers_options *options, struct workers **r
 
 enum err workers_adopt(struct workers *ws, struct listener_set *set, int64_t time_ms)
 {
-	return call_all(ws, adopt, set, time_ms);
+	return call_all(ws, adopt, &set, 1, time_ms);
 }
 
-enum err workers_release(struct workers *ws, struct listener_set *set, int64_t time_ms)
+enum err workers_release(struct workers *ws, struct listener_set *const *sets, size_t cnt,
+			 int64_t time_ms)
 {
-	enum err e = call_all(ws, shut, set, time_ms);
-	if (e != ERR_OK)
-		return e;
-	(void)poll(NULL, 0, HANDSHAKE_MS);
-	return call_all(ws, release, set, time_ms);
+	listeners_hush(sets, cnt);
+	enum err e = call_all(ws, release, sets, cnt, time_ms);
+	/* With the second answer each worker has also made the turn in which it looked at what it
+	 * accepted last, by the generation that is in force now. */
+	return e == ERR_OK ? call_all(ws, release, sets, cnt, time_ms) : e;
 }
 
 void workers_drain(struct workers *ws)
 {
-	(void)call_all(ws, drain, NULL, STOP_DEADLINE_MS);
+	(void)call_all(ws, drain, NULL, 0, STOP_DEADLINE_MS);
 }
 
 uint64_t workers_connection_cnt(const struct workers *ws)
@@ -436,7 +418,7 @@ static void post_end(struct workers *ws)
 	for (unsigned i = 0; i < ws->cnt; i++)
 		has_threads &= ws->list[i] != NULL && ws->list[i]->thread != NULL;
 	if (has_threads) {
-		(void)call_all(ws, end, NULL, STOP_DEADLINE_MS);
+		(void)call_all(ws, end, NULL, 0, STOP_DEADLINE_MS);
 		return;
 	}
 	/* The start failed half way: no worker has taken anything yet. */

@@ -463,7 +463,7 @@ static struct addr rig_give_up_port(struct rig *r)
 	struct port_error error;
 	ck_assert_int_eq(listeners_open(r->listeners, NULL, 0, &change, &error), ERR_OK);
 	listeners_commit(r->listeners, change);
-	ck_assert_int_eq(workers_release(r->workers, set, PATIENCE_MS), ERR_OK);
+	ck_assert_int_eq(workers_release(r->workers, &set, 1, PATIENCE_MS), ERR_OK);
 	ck_assert_int_eq(listeners_close(r->listeners, set, &error), ERR_OK);
 	return addr;
 }

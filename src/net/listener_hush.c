@@ -1,13 +1,13 @@
-#include "quiet.h"
-
+/* Sets that are about to close take no new connection. */
 #include <linux/filter.h>
 #include <poll.h>
 #include <sys/socket.h>
 
 #include "smartproxy/assert.h"
+#include "smartproxy/listener.h"
 
 /* For the last ACK of handshakes whose SYN came before. */
-#define QUIET_MS 10
+#define HUSH_MS 10
 
 /* A socket filter of a TCP socket sees the segment from its TCP header on (RFC 9293, 3.1): a SYN
  * without ACK is dropped, all else passes, so that handshakes under way end. */
@@ -15,7 +15,7 @@
 #define TCP_SYN      0x02
 #define TCP_SYN_ACK  0x12
 
-void quiet_begin(struct listener_set *const *sets, size_t cnt)
+void listeners_hush(struct listener_set *const *sets, size_t cnt)
 {
 	static struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, TCP_FLAGS_AT),
@@ -32,10 +32,10 @@ void quiet_begin(struct listener_set *const *sets, size_t cnt)
 					 sizeof(program));
 	}
 	if (cnt > 0)
-		(void)poll(NULL, 0, QUIET_MS);
+		(void)poll(NULL, 0, HUSH_MS);
 }
 
-void quiet_end(struct listener_set *set)
+void listeners_unhush(struct listener_set *set)
 {
 	int unused = 0;
 	for (unsigned k = 0; k < set->socket_cnt; k++)
