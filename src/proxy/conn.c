@@ -448,7 +448,6 @@ void conn_accept(struct worker *w, int fd, const struct addr *client, const stru
 		conn_close(conn);
 		return;
 	}
-	conn_arm_timer(conn,
-		       loop_now_ms(w->loop) + (is_tls ? HELLO_DEADLINE_MS : w->settings.header_ms));
+	conn_arm_timer(conn, loop_now_ms(w->loop) + w->settings.header_ms);
 	conn_run(conn);
 }

@@ -31,7 +31,6 @@
 	(64 * 1024) /* of a body that nobody reads, before the connection is closed instead */
 #define LINGER_MS         1000
 #define LINGER_MAX        (1024 * 1024) /* read and dropped after the last answer */
-#define HELLO_DEADLINE_MS 5000
 #define INFORMATIONAL_MAX 16          /* 1xx answers passed on before one request's final answer */
 #define LOCATION_MAX      (32 * 1024) /* of a redirect */
 #define PUMP_ROUNDS_MAX   16 /* buffers moved for one connection before others get their turn */

@@ -57,8 +57,8 @@ class Pebble:
                  chain_length=None, start=True):
         test.need("pebble", "pebble-challtestsrv", "openssl")
         self.test = test
-        self.dir = test.path("pebble")
-        os.makedirs(self.dir, exist_ok=True)
+        self.dir = test.path(f"pebble{len(test.undo)}")
+        os.mkdir(self.dir)
         self.http_port = http_port or test.port()
         self.port, self.management_port = test.port(), test.port()
         self.dns_port, self.dns_management_port = test.port(), test.port()
