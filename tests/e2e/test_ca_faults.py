@@ -32,6 +32,7 @@ def test_the_fault_proxy_is_no_hindrance(t):
     ca.check_one_order_each(3)
 
 
+@slow
 def test_a_ca_that_is_away_at_the_start(t):
     ca, fault, port, names = setup(t)
     fault.stop()
@@ -65,6 +66,7 @@ def test_500_once_at_every_endpoint(t):
     assert ca.order_cnt() == 2
 
 
+@slow
 def test_503_with_retry_after_at_every_endpoint(t):
     ca, _ = endpoint_fault(t, 1, status=503, headers={"Retry-After": "1"}, body=b"<html>busy</html>")
     assert ca.order_cnt() == 2
@@ -101,6 +103,7 @@ def test_foreign_json_at_every_endpoint(t):
         ca.stop()
 
 
+@slow
 def test_latency_at_every_endpoint(t):
     ca, _ = endpoint_fault(t, 2, delay_s=0.7)
     assert ca.order_cnt() == 2
@@ -132,6 +135,7 @@ def test_429_with_retry_after_in_seconds(t):
     rate_limited(t, lambda: "3")
 
 
+@slow
 def test_429_with_retry_after_as_a_date(t):
     rate_limited(t, lambda: email.utils.formatdate(time.time() + 4, usegmt=True))
 

@@ -89,6 +89,7 @@ def test_sigkill_while_a_challenge_is_triggered(t):
         assert ca.order_cnt() <= 3 + ca.invalid_authz_cnt()
 
 
+@slow
 def test_sigkill_at_every_failpoint(t):
     code, out, err = run_proxy("--failpoints")
     assert code == 0, err

@@ -14,6 +14,7 @@ def serials(port, names):
     return {n: served_cert(port, n + ".test")["serial"] for n in names}
 
 
+@slow
 def test_all_that_is_due_is_renewed_in_one_cycle(t):
     ca = t.pebble(validity_s=30, noncereject=0)
     port = t.port()
