@@ -1,12 +1,11 @@
 /* One authorization with its http-01 challenge (RFC 8555, 7.5 and 8.3).
  *
- *   state     does                                     waits for                        leaves to
- *   FETCH     reads the authorization                  the CA                           PUBLISH |
- * POLL | VALID | FAILED PUBLISH   puts the answer into the table, journal  end of the turn, grace
- * period    TRIGGER | POLL (was triggered) TRIGGER   tells the CA                             the
- * CA                           POLL | FAILED POLL      reads the authorization                  our
- * responder, timer, the CA     VALID | FAILED | TRIGGER (unsure) VALID, FAILED: the answer is out
- * of the table
+ *   state    does                                     waits for                   leaves to
+ *   FETCH    reads the authorization                  the CA                      PUBLISH | VALID | FAILED
+ *   PUBLISH  puts the answer into the table, journal  end of turn, grace period   TRIGGER | POLL (was triggered) | FAILED
+ *   TRIGGER  tells the CA                             the CA                      POLL | FAILED
+ *   POLL     reads the authorization                  our responder, timer, CA    VALID | FAILED | TRIGGER (unsure)
+ *   VALID, FAILED: the answer is out of the table
  *
  * Polling starts when our own responder has served the validation (+50 ms), else at 250 ms, x1.5 to
  * 5 s; Retry-After wins over both. After a restart it may be unknown whether the CA was told: then

@@ -2,8 +2,7 @@
  * ABSENT            ask: ACTIVE | WAITING_FOR_PORT | again   -
  * WAITING_FOR_PORT  ask again after 100 ms ... 30 s          ABSENT (nothing to take out)
  * ACTIVE            -                                        DRAINING
- * DRAINING          ask: ACTIVE                              take out: ABSENT | again after 100 ms
- * ... 30 s
+ * DRAINING          ask: ACTIVE                              take out: ABSENT | again after 100 ms ... 30 s
  *
  * ERR_BUSY means that an update is in hand: asked again after 10 ms, whatever the state. */
 #include "challenge_route.h"

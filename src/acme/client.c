@@ -1,8 +1,8 @@
 /* A call's life:
  *
- *   WAITING   in client->waiting: for the directory, for a nonce
- *   SENT      signed and on its way                              -> WAITING (badNonce, stale) |
- * RESTING | done RESTING   until its timer (0.5, 1, 2, 4, 8 s, Retry-After)   -> WAITING
+ *   WAITING  in client->waiting: for the directory, for a nonce
+ *   SENT     signed and on its way                             -> WAITING (badNonce, stale) | RESTING | done
+ *   RESTING  until its timer (0.5, 1, 2, 4, 8 s, Retry-After)  -> WAITING
  */
 #include "client.h"
 

@@ -3,12 +3,13 @@
  *   state      step            waits for                      leaves to
  *   PLAN       step_plan       trial write, leaf key          ACCOUNT | FAILED
  *   ACCOUNT    step_account    the CA's account               NEW_ORDER | FAILED
- *   NEW_ORDER  step_new_order  the CA                         AUTHORIZE | READY | FINALIZE |
- * DOWNLOAD | PLAN | FAILED AUTHORIZE  step_authorize  each authorization (authz.c)   READY | PLAN |
- * FAILED READY      step_ready      nothing (journal)              FINALIZE FINALIZE step_finalize
- * the CA, poll 50 ms ... 5 s     DOWNLOAD | PLAN | FAILED DOWNLOAD   step_download   the CA INSTALL
- * | PLAN | FAILED INSTALL    step_install    nothing (store, slot)          DONE DONE, FAILED:
- * manager_on_order_end(), then the order is freed
+ *   NEW_ORDER  step_new_order  the CA                         AUTHORIZE | READY | FINALIZE | DOWNLOAD | PLAN | FAILED
+ *   AUTHORIZE  step_authorize  each authorization (authz.c)   READY | PLAN | FAILED
+ *   READY      step_ready      nothing (journal)              FINALIZE
+ *   FINALIZE   step_finalize   the CA, poll 50 ms ... 5 s     DOWNLOAD | PLAN | FAILED
+ *   DOWNLOAD   step_download   the CA                         INSTALL | PLAN | FAILED
+ *   INSTALL    step_install    nothing (store, slot)          DONE
+ *   DONE, FAILED: manager_on_order_end(), then the order is freed
  *
  * Back to PLAN, once in an order's life: the account or the order is gone at the CA, or what an
  * earlier process left turned out to be invalid. An order that goes on after a restart passes the

@@ -1,12 +1,13 @@
 /* One change of what is published, all or nothing:
  *
- *   build     the generation, the list of addresses, the wishes     may fail, nothing is visible
- *   open      bind and listen on what is new                        may fail, nothing is visible
- *   leave     ports no longer wanted get no new connections, what   may fail, then they are taken
- * again their queues hold is accepted, workers let go publish   swap and one grace period cannot
- * fail adopt     workers take the new sockets                          from here on a failure rolls
- * back wish      the acme manager learns what is wanted now close     what was left is closed and
- * verified
+ *   build    the generation, the list of addresses, the wishes     may fail, nothing is visible
+ *   open     bind and listen on what is new                        may fail, nothing is visible
+ *   leave    ports no longer wanted get no new connections, what   may fail, then they are taken again
+ *            their queues hold is accepted, workers let go
+ *   publish  swap and one grace period                             cannot fail
+ *   wish     the acme manager learns what is wanted now            cannot fail
+ *   adopt    workers take the new sockets                          from here on a failure rolls back
+ *   close    what was left is closed and verified
  *
  * Publish comes before adopt: a new socket listens, but nobody accepts from it before every worker
  * decides by the new generation, so no connection on a new port is answered by the old one. It
@@ -120,8 +121,6 @@ static void commit(struct control *control, struct listener_change *change)
 	listeners_commit(control->listeners, change);
 }
 
-static enum err install_open(struct transaction *t, const struct install *in,
-			     struct listener_change **ret_change) SP_ON_CONTROL;
 static enum err install_open(struct transaction *t, const struct install *in,
 			     struct listener_change **ret_change) SP_ON_CONTROL;
 static enum err install_open(struct transaction *t, const struct install *in,

@@ -1,8 +1,8 @@
 /* One client connection.
  *
  * state      step            waits for                        leaves to
- * HELLO      step_hello      a whole ClientHello, 5 s         HANDSHAKE | CLOSED
- * HANDSHAKE  step_handshake  OpenSSL, 5 s                     HTTP | CLOSED
+ * HELLO      step_hello      a ClientHello, timeouts.header   HANDSHAKE | CLOSED
+ * HANDSHAKE  step_handshake  OpenSSL, timeouts.header         HTTP | CLOSED
  * HTTP       step_http       exchanges, one after another     LINGER | CLOSED
  * LINGER     step_linger     the client's end, 64 KiB or 1 s  CLOSED
  *

@@ -6,10 +6,11 @@
  * ADMIT       step_admit         nothing                   CONNECT | ANSWER | REPLY(405, 413)
  * CONNECT     step_connect       a pooled or new upstream  SEND_HEAD | REPLY(502, 503, 504)
  * SEND_HEAD   step_send_head     nothing                   AWAIT_HEAD
- * AWAIT_HEAD  step_await_head    upstream, deadline        RELAY | CONNECT (retry) | REPLY(4xx,
- * 502, 504) RELAY       step_relay         either side, idle         FINISH | close ANSWER
- * step_answer        the request's body        REPLY REPLY       step_reply         client writable
- * FINISH | close FINISH      step_finish        nothing                   the next request | close
+ * AWAIT_HEAD  step_await_head    upstream, deadline        RELAY | CONNECT (retry) | REPLY(4xx, 502, 504)
+ * RELAY       step_relay         either side, idle         FINISH | close
+ * ANSWER      step_answer        the request's body        REPLY
+ * REPLY       step_reply         client writable           FINISH | close
+ * FINISH      step_finish        nothing                   the next request | close
  *
  * Invariants: generation is pinned from ROUTE on; up is NULL before CONNECT and after FINISH; the
  * request's body flows in AWAIT_HEAD and RELAY, whatever the answer does. set_state is the only

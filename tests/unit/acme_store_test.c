@@ -1,9 +1,9 @@
 /* The state directory and the journal: what a crash, a full disk or a hand may do to them. */
 #include <check.h>
-#include <stdarg.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

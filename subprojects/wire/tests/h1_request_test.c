@@ -1,8 +1,7 @@
 #include "heads.h"
 
-#define LONG_TARGET                                                                   \
-	"/23456789012345678901234567890123456789012345678901234567890123" /* 63 bytes \
-									   */
+/* 63 bytes */
+#define LONG_TARGET "/23456789012345678901234567890123456789012345678901234567890123"
 
 static const struct refusal {
 	const char *name, *head;
