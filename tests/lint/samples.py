@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Fail when a configuration that we show does not pass `smartproxy -t`: etc/*.conf, README's and smartproxy.conf(5)'s.
+
+Usage: samples.py ROOT SMARTPROXY"""
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+root, program = pathlib.Path(sys.argv[1]), sys.argv[2]
+samples = {path.name: path.read_text() for path in sorted((root / 'etc').glob('*.conf'))}
+for i, block in enumerate(re.findall(r'^```\w*\n(.*?)^```', (root / 'README.md').read_text(), re.S | re.M)):
+    if re.search(r'^(global|routes|acme)\b\s*[:=]', block, re.M):
+        samples[f'README.md-{i}'] = block
+page = (root / 'man/smartproxy.conf.5').read_text()
+example = re.search(r'^\.SH EXAMPLE\n\.nf\n\.RS\n(.*?)^\.RE', page, re.S | re.M)
+if example:
+    samples['smartproxy.conf.5'] = example[1].replace('\\-', '-')
+failed = not {'smartproxy.conf', 'quickstart.conf', 'smartproxy.conf.5'} <= set(samples) or \
+    not any(name.startswith('README') for name in samples)
+if failed:
+    print('only these samples were found:', ', '.join(samples), file=sys.stderr)
+with tempfile.TemporaryDirectory() as folder:
+    for name, text in samples.items():
+        file = pathlib.Path(folder, name)
+        file.write_text(text)
+        result = subprocess.run([program, '-t', '-c', file], capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            failed = True
+            print(f'{name}: exit code {result.returncode}\n{result.stdout}{result.stderr}', file=sys.stderr)
+sys.exit(failed)
