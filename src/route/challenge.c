@@ -1,9 +1,11 @@
 #include "smartproxy/challenge.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "smartproxy/assert.h"
 #include "smartproxy/fault.h"
 #include "smartproxy/rand.h"
 
@@ -21,10 +23,13 @@ struct entry {
 struct challenge_table {
 	struct entry *buckets[BUCKET_CNT]; /* RCU; written by control */
 	size_t cnt;
-	/* Set before the first worker starts or under the control thread's publish; read by
-	 * workers. */
-	void (*notify)(void *arg);
-	void *notify_arg;
+	struct {
+		/* Guards both, and the call itself: after challenge_on_served the old one is not called
+		 * any more. Answers are rare. */
+		pthread_mutex_t lock;
+		void (*notify)(void *arg);
+		void *arg;
+	} shared;
 };
 
 enum err challenge_table_new(struct challenge_table **ret_table)
@@ -32,6 +37,7 @@ enum err challenge_table_new(struct challenge_table **ret_table)
 	struct challenge_table *table = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*table));
 	if (table == NULL)
 		return ERR_NOMEM;
+	SP_ASSERT(pthread_mutex_init(&table->shared.lock, NULL) == 0);
 	*ret_table = table;
 	return ERR_OK;
 }
@@ -47,6 +53,7 @@ void challenge_table_free(struct challenge_table *table)
 			free(e);
 		}
 	}
+	(void)pthread_mutex_destroy(&table->shared.lock);
 	free(table);
 }
 
@@ -128,8 +135,10 @@ uint32_t challenge_served(const struct challenge_table *table, const char *token
 
 void challenge_on_served(struct challenge_table *table, void (*notify)(void *arg), void *arg)
 {
-	table->notify_arg = arg;
-	__atomic_store_n(&table->notify, notify, __ATOMIC_RELEASE);
+	SP_ASSERT(pthread_mutex_lock(&table->shared.lock) == 0);
+	table->shared.notify = notify;
+	table->shared.arg = arg;
+	SP_ASSERT(pthread_mutex_unlock(&table->shared.lock) == 0);
 }
 
 bool challenge_find(struct challenge_table *table, const char *host, size_t host_len,
@@ -154,7 +163,8 @@ bool challenge_find(struct challenge_table *table, const char *host, size_t host
 
 void challenge_notify(struct challenge_table *table)
 {
-	void (*notify)(void *arg) = __atomic_load_n(&table->notify, __ATOMIC_ACQUIRE);
-	if (notify != NULL)
-		notify(table->notify_arg);
+	SP_ASSERT(pthread_mutex_lock(&table->shared.lock) == 0);
+	if (table->shared.notify != NULL)
+		table->shared.notify(table->shared.arg);
+	SP_ASSERT(pthread_mutex_unlock(&table->shared.lock) == 0);
 }
