@@ -61,7 +61,7 @@ void port_error_text(const struct port_error *e, struct text *ret_text)
 	case ERR_ADDRESS:
 		text_puts(ret_text,
 			  " cannot be bound, the address is not one of this machine: use one that "
-			  "\"ip address\" lists, or \"*\" for all");
+			  "\"ip address\" lists, or leave out match.address for all");
 		break;
 	case ERR_VERIFY:
 		text_puts(ret_text, " was closed, but the kernel still shows a listening socket of "
