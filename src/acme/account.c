@@ -167,6 +167,9 @@ static void on_account(void *arg, struct answer *answer)
 	if (answer->err != ERR_OK) {
 		ca->state = CA_NONE;
 		failure_from_answer(&failure, "newAccount", answer);
+		ca->account_failure = failure;
+		ca->account_retry_boot_ms =
+			clock_boot_ms() + plan_backoff_ms(failure.kind, 1, failure.retry_after_ms);
 		log_warn("acme", "no account at the CA: %s", failure.text);
 		answer_free(answer);
 		wake_all(ca, &failure);
@@ -178,9 +181,12 @@ static void on_account(void *arg, struct answer *answer)
 	ca->state = CA_READY;
 	ca->account_seq++;
 	write_account(ca, answer->location);
+	char terms[256];
+	text_escape(terms, sizeof(terms), client_terms(ca->client),
+		    strlen(client_terms(ca->client)));
 	log_info("acme", "account %s url=%s terms_of_service=%s",
 		 answer->status == 201 ? "created" : "found again by its key", answer->location,
-		 client_terms(ca->client));
+		 terms);
 	answer_free(answer);
 	wake_all(ca, NULL);
 }
@@ -205,6 +211,13 @@ enum err ca_account(struct ca *ca, struct ca_waiter *waiter, struct failure *ret
 {
 	if (ca->state == CA_READY)
 		return ERR_OK;
+	int64_t now_ms = clock_boot_ms();
+	if (ca->state == CA_NONE && now_ms < ca->account_retry_boot_ms) {
+		*reterr = ca->account_failure;
+		if (reterr->retry_after_ms >= 0)
+			reterr->retry_after_ms = ca->account_retry_boot_ms - now_ms;
+		return reterr->err;
+	}
 	if (ca->state == CA_NONE) {
 		enum err e = ca->key != NULL ? ERR_OK : make_key(ca, reterr);
 		if (e != ERR_OK)

@@ -30,6 +30,9 @@ struct ca {
 	unsigned account_seq; /* counts accounts, so that a loss is seen once */
 	char *contact;        /* the e-mail that the CA has; NULL: none */
 	struct call *account_call;
+	struct failure
+		account_failure; /* of the last newAccount, told to all who ask before account_retry_boot_ms */
+	int64_t account_retry_boot_ms;
 	struct list waiters;
 	int64_t bucket_ms; /* theoretical arrival time (GCRA), wall clock; persisted */
 	bool is_bucket_dirty;

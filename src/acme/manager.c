@@ -107,7 +107,8 @@ static void pump(struct acme *acme)
 	bool is_there = acme->route.state != ACME_ROUTE_ABSENT;
 	challenge_route_want(&acme->route,
 			     due_cnt > 0 || acme->order_cnt > 0 || (hold_ms == 0 && is_there));
-	if (acme->route.state == ACME_ROUTE_ACTIVE && due_cnt > 0)
+	/* While nobody answers at the CA, its probe says when to go on. */
+	if (acme->route.state == ACME_ROUTE_ACTIVE && due_cnt > 0 && acme->ca->probe_ms == 0)
 		start_orders(acme, &next_ms);
 	loop_timer_arm(acme->loop, &acme->pump_timer, loop_now_ms(acme->loop) + next_ms);
 }
@@ -217,6 +218,7 @@ void manager_on_ca_up(struct acme *acme, struct ca *ca)
 {
 	if (ca != acme->ca)
 		return;
+	ca->account_retry_boot_ms = 0;
 	LIST_FOREACH(at, &acme->certs)
 	{
 		struct cert *cert = SP_CONTAINER_OF(at, struct cert, link);
@@ -309,9 +311,9 @@ void acme_start(struct acme *acme)
 	resume_drop_rest(acme);
 	LIST_FOREACH(at, &acme->certs)
 	{
-		const struct cert *cert = SP_CONTAINER_OF(at, struct cert, link);
+		struct cert *cert = SP_CONTAINER_OF(at, struct cert, link);
 		if (cert->failure_cnt > 0 && cert->failure.is_unreachable)
-			ca_watch(acme->ca);
+			cert->retry_at_boot_ms = cert->retry_at_unix_s = 0;
 	}
 	pump(acme);
 }
@@ -321,6 +323,7 @@ enum err acme_renew(struct acme *acme, const char *name)
 	size_t found_cnt = 0;
 	if (acme->stop.is_stopping)
 		return ERR_STOPPING;
+	acme->ca->account_retry_boot_ms = 0;
 	LIST_FOREACH(at, &acme->certs)
 	{
 		struct cert *cert = SP_CONTAINER_OF(at, struct cert, link);

@@ -51,7 +51,6 @@ struct cert {
 		failure_run; /* in all since the last success; of this kind in a row */
 	struct failure failure;
 	int64_t retry_at_unix_s, retry_at_boot_ms; /* 0: none */
-	char *retry_directory;                     /* the CA that it is about */
 
 	struct order *order;         /* NULL: none under way */
 	struct journal_order *saved; /* an order that goes on at the next try; NULL: none */

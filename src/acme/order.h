@@ -72,8 +72,7 @@ struct order {
 	int64_t give_up_boot_ms;
 	bool is_finalize_sent;
 	bool has_restarted;
-	bool is_running; /* inside order_run */
-	bool is_kept;    /* FAILED, but it can go on at the CA: the journal stays */
+	bool is_kept; /* FAILED, but it can go on at the CA: the journal stays */
 	struct tls_cert *tls;
 	struct text chain;
 	struct failure failure;

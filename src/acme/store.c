@@ -72,8 +72,7 @@ enum err store_open(struct store *store, const char *path, struct text *reterr_t
 				 .lock_fd = -1,
 				 .accounts_fd = -1,
 				 .certificates_fd = -1,
-				 .orders_fd = -1,
-				 .trial_turn = UINT64_MAX };
+				 .orders_fd = -1 };
 	enum err e = ERR_STORE;
 	store->path = strdup(path);
 	if (store->path == NULL)

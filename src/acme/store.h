@@ -23,7 +23,6 @@
 struct store {
 	char *path;
 	int dir_fd, lock_fd, accounts_fd, certificates_fd, orders_fd;
-	uint64_t trial_turn; /* loop turn of the last good trial write */
 };
 
 /* Takes the lock. ERR_LOCKED: *reterr_text names the other process. */

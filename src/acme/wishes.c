@@ -143,7 +143,6 @@ void cert_free(struct cert *cert)
 	free(cert->issuer);
 	free(cert->directory);
 	free(cert->order_url);
-	free(cert->retry_directory);
 	journal_order_free(cert->saved);
 	forget_unsaved(cert);
 	tls_slot_put(cert->slot);
