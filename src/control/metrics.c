@@ -162,6 +162,8 @@ static void write_control(struct text *t, const struct control *control)
 	      (int64_t)admin_conn_cnt(control->admin));
 	counter(t, "log_lines_dropped_total", "Log lines of workers that were dropped.",
 		control->log_dropped_cnt);
+	counter(t, "access_records_dropped_total", "Access records of workers that were dropped.",
+		control->access_dropped_cnt);
 	head(t, "loop_stall_seconds", "gauge",
 	     "How long the slowest worker has not turned its loop although events wait.");
 	text_printf(t, "smartproxy_loop_stall_seconds %.3f\n", (double)control->stall_ms / 1000.0);

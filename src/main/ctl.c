@@ -52,7 +52,8 @@ static void print_usage(FILE *file)
 	(void)fputs("  help           this\n\n"
 		    "  -s, --socket SOCKET  (default $SMARTPROXY_SOCKET, else " DEFAULT_SOCKET ")\n"
 		    "  -j, --json           print the proxy's answer as it is\n"
-		    "  -V, --version        print the version\n\n"
+		    "  -V, --version        print the version\n"
+		    "  -h, --help           print this\n\n"
 		    "Exit code: 0 done, 1 the proxy refused, 2 usage, 3 no connection.\n",
 		    file);
 }
