@@ -471,7 +471,8 @@ static enum order_state check_chain(struct order *o)
 	    order_start_over(o, "it was finalized with another key"))
 		next = ORDER_PLAN;
 	else if (e != ERR_OK)
-		/* What is no PEM at all comes from something between the CA and us: it is asked again. */
+		/* What is no PEM at all comes from something between the CA and us: it is asked
+		 * again. */
 		next = fail(o, e == ERR_SYNTAX ? FAILURE_NETWORK : FAILURE_VALIDATION, e,
 			    why.data != NULL ? why.data : err_text(e));
 	for (size_t i = 0; next == ORDER_INSTALL && i < o->cert->name_cnt; i++)
