@@ -228,6 +228,7 @@ static unsigned tries_max(const struct http_response *res)
 
 static int64_t rest_ms(unsigned tries)
 {
+	SP_ASSERT(tries > 0);
 	return rand_jitter(INT64_C(500) << (tries - 1), 10);
 }
 

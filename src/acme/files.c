@@ -1,6 +1,5 @@
 #include "files.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -17,7 +16,7 @@ static enum err fail(struct text *reterr_text, const char *what, const char *nam
 {
 	if (reterr_text != NULL)
 		text_printf(reterr_text, "cannot %s %s in the state directory: %s", what, name,
-			    strerror(sys_errno));
+			    strerrordesc_np(sys_errno));
 	return ERR_STORE;
 }
 
@@ -140,18 +139,33 @@ enum err files_read(int dir_fd, const char *name, struct text *ret_text, mode_t 
 	return e;
 }
 
-void files_remove_dir(int dir_fd, const char *name)
+DIR *files_scan(int dir_fd, const char *name)
 {
 	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-	if (dir == NULL) {
-		if (fd >= 0)
-			close(fd);
+	if (dir == NULL && fd >= 0)
+		close(fd);
+	return dir;
+}
+
+const char *files_next(DIR *dir)
+{
+	const struct dirent *entry;
+	do /* NOLINTNEXTLINE(concurrency-mt-unsafe): glibc's is safe, one thread has this stream */
+		entry = readdir(dir);
+	while (entry != NULL &&
+	       (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0));
+	return entry == NULL ? NULL : entry->d_name;
+}
+
+void files_remove_dir(int dir_fd, const char *name)
+{
+	const char *file;
+	DIR *dir = files_scan(dir_fd, name);
+	if (dir == NULL)
 		return;
-	}
-	for (const struct dirent *entry = readdir(dir); entry != NULL; entry = readdir(dir))
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-			(void)unlinkat(fd, entry->d_name, 0);
+	while ((file = files_next(dir)) != NULL)
+		(void)unlinkat(dirfd(dir), file, 0);
 	closedir(dir);
 	(void)unlinkat(dir_fd, name, AT_REMOVEDIR);
 }

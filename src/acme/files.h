@@ -3,6 +3,7 @@
  * injected here. All names are relative to a directory descriptor. Failures are ERR_STORE with a
  * sentence in *reterr_text (which may be NULL); ERR_NOENT where the file's absence is an ordinary
  * outcome. */
+#include <dirent.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -26,6 +27,10 @@ enum err files_replace(int dir_fd, const char *name, const void *data, size_t le
 /* At most 1 MiB. ret_mode may be NULL. ERR_NOENT: no such file. */
 enum err files_read(int dir_fd, const char *name, struct text *ret_text, mode_t *ret_mode,
 		    struct text *reterr_text) SP_MUST_USE;
+/* The entries of a directory; NULL when it cannot be read. files_next: the next name other than
+ * "." and "..", valid until the next call; NULL at the end. Ended with closedir. */
+DIR *files_scan(int dir_fd, const char *name);
+const char *files_next(DIR *dir);
 /* Empties a directory of plain files and removes it. What is not there is fine. */
 void files_remove_dir(int dir_fd, const char *name);
 /* Overwrites what may be a key, then frees it. */

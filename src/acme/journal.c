@@ -1,6 +1,5 @@
 #include "journal.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -174,28 +173,25 @@ static void set_aside(struct store *store, const char *file)
 void journal_each(struct store *store, void (*each)(void *arg, struct journal_order *order),
 		  void *arg)
 {
-	int copy = openat(store->orders_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = copy >= 0 ? fdopendir(copy) : NULL;
-	if (dir == NULL) {
-		if (copy >= 0)
-			close(copy);
+	const char *file;
+	DIR *dir = files_scan(store->orders_fd, ".");
+	if (dir == NULL)
 		return;
-	}
-	for (const struct dirent *entry = readdir(dir); entry != NULL; entry = readdir(dir)) {
+	while ((file = files_next(dir)) != NULL) {
 		char name[STORE_NAME_MAX];
 		struct journal_order *order = NULL;
-		size_t len = strlen(entry->d_name), suffix_len = sizeof(SUFFIX) - 1;
+		size_t len = strlen(file), suffix_len = sizeof(SUFFIX) - 1;
 		if (len <= suffix_len || len - suffix_len >= sizeof(name) ||
-		    strcmp(entry->d_name + len - suffix_len, SUFFIX) != 0)
+		    strcmp(file + len - suffix_len, SUFFIX) != 0)
 			continue;
-		text_format(name, sizeof(name), "%.*s", (int)(len - suffix_len), entry->d_name);
+		text_format(name, sizeof(name), "%.*s", (int)(len - suffix_len), file);
 		enum err e = journal_load(store, name, &order);
 		if (e == ERR_OK)
 			each(arg, order);
 		else if (e == ERR_NOENT)
 			journal_drop(store, name);
 		else if (e != ERR_NOMEM && e != ERR_STORE)
-			set_aside(store, entry->d_name);
+			set_aside(store, file);
 	}
 	closedir(dir);
 }

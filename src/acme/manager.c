@@ -290,7 +290,7 @@ enum err acme_new(struct loop *loop, const struct config *config, struct challen
 		return e;
 	}
 	acme->bucket_cnt = 1024;
-	acme->buckets = calloc(acme->bucket_cnt, sizeof(*acme->buckets));
+	acme->buckets = calloc(acme->bucket_cnt, sizeof(struct cert *));
 	e = acme->buckets != NULL ? settings_copy(&acme->settings, config) : ERR_NOMEM;
 	if (e == ERR_OK)
 		e = ca_new(acme, acme->settings.directory, acme->settings.ca_file, &acme->ca);

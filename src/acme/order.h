@@ -110,10 +110,10 @@ void order_leave_key(struct order *order);
 
 /* ---- authz.c ---- */
 /* Does what can be done now. */
-void authz_run(struct authz *authz);
-void authz_fini(struct authz *authz);
+void authz_run(struct authz *az);
+void authz_fini(struct authz *az);
 /* Waits for the CA's verdict: must stay answered. */
-bool authz_is_triggered(const struct authz *authz);
-void authz_withdraw(struct authz *authz);
+bool authz_is_triggered(const struct authz *az);
+void authz_withdraw(struct authz *az);
 void authz_publish_all(struct acme *acme);
-void authz_on_served(struct authz *authz);
+void authz_on_served(struct authz *az);

@@ -1,6 +1,5 @@
 #include "store.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -47,7 +46,8 @@ static enum err take_lock(struct store *store, struct text *reterr_text)
 	char holder[96], pid[16];
 	store->lock_fd = openat(store->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (store->lock_fd < 0) {
-		text_printf(reterr_text, "cannot open %s/lock: %s", store->path, strerror(errno));
+		text_printf(reterr_text, "cannot open %s/lock: %s", store->path,
+			    strerrordesc_np(errno));
 		return ERR_STORE;
 	}
 	if (flock(store->lock_fd, LOCK_EX | LOCK_NB) < 0) {
@@ -79,13 +79,13 @@ enum err store_open(struct store *store, const char *path, struct text *reterr_t
 		return ERR_NOMEM;
 	if (mkdir(path, 0700) < 0 && errno != EEXIST) {
 		text_printf(reterr_text, "cannot make the state directory %s: %s", path,
-			    strerror(errno));
+			    strerrordesc_np(errno));
 		goto fail;
 	}
 	store->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (store->dir_fd < 0) {
 		text_printf(reterr_text, "cannot open the state directory %s: %s", path,
-			    strerror(errno));
+			    strerrordesc_np(errno));
 		goto fail;
 	}
 	e = take_lock(store, reterr_text);
@@ -135,7 +135,7 @@ static bool copy_safe(char *dst, size_t cap, const char *src)
 		bool is_safe = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
 			       (c >= '0' && c <= '9') || c == '-' || c == '_' ||
 			       (c == '.' && len > 0);
-		dst[len] = is_safe ? c : '_';
+		dst[len] = (char)(is_safe ? c : '_');
 		is_same = is_same && is_safe;
 	}
 	dst[len] = 0;
@@ -197,15 +197,12 @@ static unsigned find_generation(int fd, unsigned limit, unsigned *ret_last)
 {
 	unsigned best = 0, last = 0, k;
 	bool is_whole;
-	int copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = copy >= 0 ? fdopendir(copy) : NULL;
-	if (dir == NULL) {
-		if (copy >= 0)
-			close(copy);
+	const char *name;
+	DIR *dir = files_scan(fd, ".");
+	if (dir == NULL)
 		return 0;
-	}
-	for (const struct dirent *entry = readdir(dir); entry != NULL; entry = readdir(dir)) {
-		if (!parse_generation(entry->d_name, &k, &is_whole))
+	while ((name = files_next(dir)) != NULL) {
+		if (!parse_generation(name, &k, &is_whole))
 			continue;
 		last = k > last ? k : last;
 		if (is_whole && k < limit && k > best)
@@ -242,7 +239,7 @@ static enum err point_current(int fd, unsigned k, struct text *reterr_text)
 	    renameat(fd, ".current.new", fd, "current") < 0) {
 		if (reterr_text != NULL)
 			text_printf(reterr_text, "cannot make the link current: %s",
-				    strerror(errno));
+				    strerrordesc_np(errno));
 		return ERR_STORE;
 	}
 	return files_sync(fd, "the directory", reterr_text);

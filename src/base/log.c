@@ -14,7 +14,7 @@
 #include "smartproxy/fault.h"
 #include "smartproxy/text.h"
 
-#define RING_BYTES (64u * 1024)
+#define RING_BYTES (64u << 10)
 
 /* One producer (the worker), one consumer (control). Lines lie in it one after another, whole
  * bytes, wrapping. */

@@ -31,7 +31,7 @@ void access_log_open(struct control *control)
 		log_error(ROOM,
 			  "access log %s cannot be opened (%s): its records are lost until a "
 			  "reload finds it writable",
-			  path, strerror(errno));
+			  path, strerrordesc_np(errno));
 }
 
 void access_log_drain(struct control *control)

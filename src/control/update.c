@@ -28,7 +28,6 @@ struct run {
 
 static struct update *first_of(struct updates *updates)
 {
-	/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what was freed was unlinked before */
 	return SP_CONTAINER_OF(updates->queue.next, struct update, link);
 }
 

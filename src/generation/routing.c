@@ -122,7 +122,7 @@ static enum err fill(struct generations *gs, struct routing *routing, struct tex
 static enum err fill(struct generations *gs, struct routing *routing, struct text *reterr)
 {
 	const struct config *config = routing->config;
-	routing->slots = calloc(config->route_cnt + 1, sizeof(*routing->slots));
+	routing->slots = calloc(config->route_cnt + 1, sizeof(struct tls_slot *));
 	routing->staged = calloc(config->route_cnt + 1, sizeof(*routing->staged));
 	if (fault_hits(FAULT_MALLOC) || routing->slots == NULL || routing->staged == NULL)
 		return ERR_NOMEM;

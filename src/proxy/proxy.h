@@ -25,14 +25,14 @@
 #include "wire/uri.h"
 
 #define EXCHANGE_ARENA_CAP \
-	(512u * 1024) /* heads of both directions, their fields, what is written of them */
+	(512u << 10) /* heads of both directions, their fields, what is written of them */
 #define EXCHANGES_KEPT 256
 #define DISCARD_MAX \
-	(64 * 1024) /* of a body that nobody reads, before the connection is closed instead */
+	(64 << 10) /* of a body that nobody reads, before the connection is closed instead */
 #define LINGER_MS         1000
-#define LINGER_MAX        (1024 * 1024) /* read and dropped after the last answer */
-#define INFORMATIONAL_MAX 16          /* 1xx answers passed on before one request's final answer */
-#define LOCATION_MAX      (32 * 1024) /* of a redirect */
+#define LINGER_MAX        (1 << 20)  /* read and dropped after the last answer */
+#define INFORMATIONAL_MAX 16         /* 1xx answers passed on before one request's final answer */
+#define LOCATION_MAX      (32 << 10) /* of a redirect */
 #define PUMP_ROUNDS_MAX   16 /* buffers moved for one connection before others get their turn */
 
 /* ---- worker ---- */

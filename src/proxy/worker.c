@@ -369,7 +369,7 @@ enum err workers_start(const struct workers_options *options, struct workers **r
 		return ERR_NOMEM;
 	ws->cnt = options->worker_cnt;
 	ws->upstreams = options->upstreams;
-	ws->loops = calloc(ws->cnt, sizeof(*ws->loops));
+	ws->loops = calloc(ws->cnt, sizeof(struct loop *));
 	enum err e = ws->loops == NULL ? ERR_NOMEM : ERR_OK;
 	for (unsigned i = 0; i < ws->cnt && e == ERR_OK; i++)
 		e = new_worker(ws, i, options);

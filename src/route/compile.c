@@ -123,7 +123,7 @@ static enum err compile_schedule(struct route_index *index, struct route *route)
 	}
 	route->schedule = schedule;
 	route->schedule_len = (uint32_t)sum;
-	route->upstreams = arena_calloc(&index->arena, cnt, sizeof(*route->upstreams));
+	route->upstreams = arena_calloc(&index->arena, cnt, sizeof(struct upstream *));
 	return route->upstreams == NULL ? ERR_NOMEM : ERR_OK;
 }
 

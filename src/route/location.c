@@ -12,7 +12,7 @@ struct out {
 
 static void put(struct out *out, const char *s, size_t len)
 {
-	if (len == 0)
+	if (len == 0 || s == NULL)
 		return;
 	if (len >= out->cap - out->len) {
 		out->has_failed = true;
