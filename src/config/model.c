@@ -117,6 +117,18 @@ static enum err begin(struct work *w, const char *file, struct config_problems *
 	return ERR_OK;
 }
 
+/* A file that was cut short or emptied must not read as the wish to serve nothing. Said alone: with
+ * other problems there it may only be misspelt. */
+static void require_routes(struct work *w, const struct value *root, size_t problem_cnt)
+{
+	if (w->loader.error || w->loader.problems->cnt > problem_cnt ||
+	    value_member(root, "routes"))
+		return;
+	if (problems_add(w->loader.problems, w->config->file, 0, "routes",
+			 "is missing: the routes; for none at all write: routes = ( );"))
+		w->loader.error = ERR_NOMEM;
+}
+
 enum err config_load(const char *file, struct config **ret_config, struct config_problems *reterr)
 {
 	struct work w;
@@ -127,6 +139,7 @@ enum err config_load(const char *file, struct config **ret_config, struct config
 		e = parse_file(&w, file, reterr, &root);
 	if (!e) {
 		load_group(&w.loader, &key_root, NULL, root, w.config);
+		require_routes(&w, root, problem_cnt);
 		e = judge(&w, value_member(root, "routes"), problem_cnt);
 		problems_sort(reterr);
 	}

@@ -40,6 +40,21 @@ def test_T_round_trips(t):
     assert run_proxy("-t", "-c", t.path("y.conf"))[0] == 0
 
 
+def test_a_file_without_routes_is_an_error_and_no_outage(t):
+    """Emptied by a full disk, or cut short: not the wish to close every port."""
+    code, out, err = run_proxy("-t", "-c", write(t, ""))
+    assert code == 1 and "routes: is missing" in err, out + err
+    code, out, err = run_proxy("-t", "-c", write(t, "routes = ( );\n"))
+    assert code == 0 and "0 routes" in out, out + err
+    port = t.port()
+    p = t.proxy([respond("a", [port], "old")])
+    p.text = ""
+    p.write()
+    answer = p.reload()
+    assert answer.status == 400 and "routes" in answer.text, answer.text
+    assert t.connect(port).get().body == b"old"
+
+
 BAD = """global: {
   workerz = 2;
   state_dir = 5;

@@ -57,13 +57,17 @@ static enum err load_bytes(const char *data, size_t len, struct config **ret_con
 	return config_load(path, ret_config, reterr);
 }
 
-/* The model, which must be sound. */
+/* The model, which must be sound. Where the text is about other keys, the list of routes that has
+ * to be there is added. */
 static struct config *load_good(const char *data)
 {
 	struct config *config = NULL;
 	struct config_problems problems = { 0 };
-	struct text text = { 0 };
-	enum err e = load_bytes(data, strlen(data), &config, &problems);
+	struct text text = { 0 }, whole_text = { 0 };
+	text_printf(&whole_text, "%s%s", data,
+		    strstr(data, "routes") == NULL ? "\nroutes = ( );\n" : "");
+	enum err e = load_bytes(whole_text.data, whole_text.len, &config, &problems);
+	text_fini(&whole_text);
 	config_problems_text(&problems, &text);
 	ck_assert_msg(e == ERR_OK, "%s: %s%s", data, err_text(e), text.data ? text.data : "");
 	ck_assert_uint_eq(problems.cnt, 0);
@@ -242,6 +246,9 @@ static const struct bad {
 } bads[] = {
 	{ "global = { workers = 300; };", 1, "global.workers",
 	  "found 300, expected an integer from 0 to 256" },
+	{ "", 0, "routes", "is missing" },
+	{ "# routes = ( );\n", 0, "routes", "routes = ( );" },
+	{ "global = { workers = 1; };", 0, "routes", "is missing" },
 	{ "global = { workers = -1; };", 1, "global.workers", "found -1" },
 	{ "global = { workers = 9999999999; };", 1, "", "larger than 2147483647" },
 	{ "a1 = 0x80000000;", 1, "", "larger than 2147483647" },
