@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -31,7 +32,7 @@ struct call {
 	struct listener_set *const *sets;
 	size_t set_cnt;
 	enum err result;
-	sem_t *done;
+	struct batch *batch;
 };
 
 /* ---- on the worker ---- */
@@ -249,59 +250,98 @@ static void run_worker(void *arg)
 
 /* ---- on control ---- */
 
+/* What one question to all workers needs; it outlives the one who asked when a worker does not
+ * answer. */
+struct batch {
+	sem_t done;
+	atomic_uint ref_cnt; /* held by: each call until it has run, the one who asked */
+	struct listener_set **sets;
+	struct call calls[];
+};
+
+static void put_batch(struct batch *batch)
+{
+	if (atomic_fetch_sub_explicit(&batch->ref_cnt, 1, memory_order_acq_rel) != 1)
+		return;
+	(void)sem_destroy(&batch->done);
+	free((void *)batch->sets);
+	free(batch);
+}
+
 static void run_call(struct task *task)
 {
 	struct call *call = SP_CONTAINER_OF(task, struct call, task);
-	sem_t *done = call->done;
+	struct batch *batch = call->batch;
 	call->body(call->worker, call);
-	(void)sem_post(done);
+	(void)sem_post(&batch->done);
+	put_batch(batch);
 }
 
-/* Runs body on every worker and waits. On a time-out the calls stay posted, so their memory is left
- * to them: a worker that does not answer for seconds is a defect that the log names, not something
- * to recover from. */
+static struct batch *new_batch(const struct workers *ws, struct listener_set *const *sets,
+			       size_t set_cnt)
+{
+	struct batch *batch = calloc(1, sizeof(*batch) + ws->cnt * sizeof(struct call));
+	struct listener_set **copy = calloc(set_cnt + 1, sizeof(struct listener_set *));
+	if (batch == NULL || copy == NULL) {
+		free(batch);
+		free(copy);
+		return NULL;
+	}
+	for (size_t i = 0; i < set_cnt; i++)
+		copy[i] = sets[i];
+	(void)sem_init(&batch->done, 0, 0);
+	batch->sets = copy;
+	atomic_init(&batch->ref_cnt, ws->cnt + 1);
+	return batch;
+}
+
+/* One answer. By the monotonic clock, which nobody sets: sem_timedwait knows the wall clock alone,
+ * so it is asked for short times. */
+static bool wait_answer(sem_t *done, int64_t deadline_ms)
+{
+	for (;;) {
+		struct timespec until;
+		(void)clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += 100 * 1000000L;
+		until.tv_sec += until.tv_nsec / 1000000000L;
+		until.tv_nsec %= 1000000000L;
+		if (sem_timedwait(done, &until) == 0)
+			return true;
+		if (errno != EINTR && clock_now_ms() >= deadline_ms)
+			return false;
+	}
+}
+
+/* Runs body on every worker and waits. On a time-out the calls stay posted: a worker that does not
+ * answer for seconds is a defect that the log names, not something to recover from. */
 static enum err call_all(struct workers *ws, void (*body)(struct worker *w, struct call *call),
 			 struct listener_set *const *sets, size_t set_cnt, int64_t time_ms)
 {
-	struct {
-		sem_t done;
-		struct call calls[];
-	} *batch = calloc(1, sizeof(*batch) + ws->cnt * sizeof(struct call));
+	struct batch *batch = new_batch(ws, sets, set_cnt);
 	if (batch == NULL)
 		return ERR_NOMEM;
-	(void)sem_init(&batch->done, 0, 0);
+	int64_t deadline_ms = clock_now_ms() + time_ms;
 	for (unsigned i = 0; i < ws->cnt; i++) {
 		batch->calls[i] = (struct call){
 			.task.run = run_call,
 			.worker = ws->list[i],
 			.body = body,
-			.sets = sets,
+			.sets = batch->sets,
 			.set_cnt = set_cnt,
-			.done = &batch->done,
+			.batch = batch,
 		};
 		loop_post(ws->list[i]->loop, &batch->calls[i].task);
 	}
-	struct timespec until;
-	(void)clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += time_ms / 1000 + 1;
 	enum err e = ERR_OK;
-	for (unsigned i = 0; i < ws->cnt; i++) {
-		int rc;
-		do {
-			rc = sem_timedwait(&batch->done, &until);
-		} while (rc != 0 && errno == EINTR);
-		if (rc != 0) {
-			log_error("proxy", "a worker has not answered for %lld ms",
-				  (long long)time_ms);
-			return ERR_TIMEOUT;
-		}
+	for (unsigned i = 0; i < ws->cnt && e == ERR_OK; i++) {
+		if (!wait_answer(&batch->done, deadline_ms))
+			e = ERR_TIMEOUT;
 	}
-	for (unsigned i = 0; i < ws->cnt; i++) {
-		if (batch->calls[i].result != ERR_OK)
-			e = batch->calls[i].result;
-	}
-	(void)sem_destroy(&batch->done);
-	free(batch);
+	if (e != ERR_OK)
+		log_error("proxy", "a worker has not answered for %lld ms", (long long)time_ms);
+	for (unsigned i = 0; i < ws->cnt && e == ERR_OK; i++)
+		e = batch->calls[i].result;
+	put_batch(batch);
 	return e;
 }
 
