@@ -26,7 +26,9 @@ void access_log_open(struct control *control)
 		control->access_fd = STDERR_FILENO;
 		return;
 	}
-	control->access_fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640);
+	/* O_NONBLOCK: a FIFO that nobody reads must hold up neither the open nor a write. */
+	control->access_fd =
+		open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
 	if (control->access_fd < 0)
 		log_error(ROOM,
 			  "access log %s cannot be opened (%s): its records are lost until a "

@@ -11,14 +11,12 @@
 #include "admin.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "admin_socket.h"
 #include "smartproxy/assert.h"
 #include "smartproxy/fault.h"
 #include "smartproxy/list.h"
@@ -29,20 +27,20 @@
 #define HEAD_MAX   65536
 #define READ_BYTES 16384
 #define LINGER_MS  2000
-#define BACKLOG    128
+#define STEPS_MAX  32  /* of one connection in one turn of the loop */
+#define PAUSE_MS   100 /* without accepting, when descriptors are out */
 
 enum conn_state { CONN_HEAD, CONN_BODY, CONN_HANDLE, CONN_WRITE, CONN_LINGER, CONN_CLOSED };
 
 struct admin {
 	struct loop *loop;
-	struct io io; /* the listening socket */
+	struct io io;              /* the listening socket */
+	struct timer resume_timer; /* no accept before it: descriptors are out */
 	admin_handler *handle;
 	void *arg;
 	struct list conns;
 	size_t conn_cnt;
-	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
-	dev_t dev; /* of the socket file that we made */
-	ino_t ino;
+	struct admin_socket socket;
 };
 
 struct admin_conn {
@@ -58,6 +56,7 @@ struct admin_conn {
 	struct wire_h1_scan scan;
 	size_t head_len, body_len;
 	bool wants_close, is_head_method, is_driving, is_drive_due;
+	bool has_answered;                    /* one request at least */
 	const char *field_name, *field_value; /* one more for the answer */
 	struct text out;
 	size_t sent;
@@ -142,6 +141,14 @@ void admin_on_gone(struct admin_conn *conn, void (*gone)(void *arg), void *arg)
 	conn->gone_arg = arg;
 }
 
+static void drive_soon(struct admin_conn *conn)
+{
+	if (conn->is_drive_due)
+		return;
+	conn->is_drive_due = true;
+	loop_defer(conn->admin->loop, &conn->drive_task);
+}
+
 void admin_answer(struct admin_conn *conn, unsigned status, const char *type, struct text *body)
 {
 	static const char no_memory[] =
@@ -167,10 +174,8 @@ void admin_answer(struct admin_conn *conn, unsigned status, const char *type, st
 	conn->field_name = conn->field_value = NULL;
 	conn->state = CONN_WRITE;
 	arm(conn, ADMIN_REQUEST_MS);
-	if (!conn->is_driving && !conn->is_drive_due) {
-		conn->is_drive_due = true;
-		loop_defer(conn->admin->loop, &conn->drive_task);
-	}
+	if (!conn->is_driving)
+		drive_soon(conn);
 }
 
 /* What the server itself refuses; the rest of the stream cannot be framed, so it ends. */
@@ -351,6 +356,7 @@ static void begin_next(struct admin_conn *conn)
 	conn->scan = (struct wire_h1_scan){ 0 };
 	text_fini(&conn->out);
 	conn->state = CONN_HEAD;
+	conn->has_answered = true;
 	arm(conn, left > 0 ? ADMIN_REQUEST_MS : ADMIN_IDLE_MS);
 }
 
@@ -399,11 +405,16 @@ static bool step_linger(struct admin_conn *conn)
 	return false;
 }
 
+/* A client that sends one request after the other gets no more than its share of a turn. */
 static void drive(struct admin_conn *conn)
 {
 	bool goes_on = true;
 	conn->is_driving = true;
-	while (goes_on) {
+	for (int steps = 0; goes_on; steps++) {
+		if (steps == STEPS_MAX && conn->state != CONN_CLOSED) {
+			drive_soon(conn);
+			break;
+		}
 		switch (conn->state) {
 		case CONN_HEAD:
 			goes_on = step_head(conn);
@@ -471,8 +482,23 @@ static void turn_away(int fd)
 	(void)close(fd);
 }
 
+/* Clients that keep connections for later must not lock out the one that has a question now. */
+static void close_idle(struct admin *admin)
+{
+	LIST_FOREACH(link, &admin->conns)
+	{
+		struct admin_conn *conn = SP_CONTAINER_OF(link, struct admin_conn, link);
+		if (conn->state == CONN_HEAD && conn->in_len == 0 && conn->has_answered) {
+			close_conn(conn);
+			return;
+		}
+	}
+}
+
 static void take(struct admin *admin, int fd)
 {
+	if (admin->conn_cnt >= ADMIN_CONNS_MAX)
+		close_idle(admin);
 	struct admin_conn *conn = admin->conn_cnt >= ADMIN_CONNS_MAX || fault_hits(FAULT_MALLOC)
 					  ? NULL
 					  : calloc(1, sizeof(*conn));
@@ -494,107 +520,66 @@ static void take(struct admin *admin, int fd)
 	arm(conn, ADMIN_REQUEST_MS);
 }
 
+/* Level-triggered, the waiting client would wake the loop again at once. */
+static void pause_accept(struct admin *admin)
+{
+	if (loop_change(admin->loop, &admin->io, 0) == ERR_OK)
+		loop_timer_arm(admin->loop, &admin->resume_timer,
+			       loop_now_ms(admin->loop) + PAUSE_MS);
+}
+
+static void resume_accept(struct timer *timer)
+{
+	struct admin *admin = SP_CONTAINER_OF(timer, struct admin, resume_timer);
+	if (loop_change(admin->loop, &admin->io, EPOLLIN) != ERR_OK)
+		pause_accept(admin);
+}
+
 static void on_accept(struct io *io, uint32_t events)
 {
 	(void)events;
 	struct admin *admin = SP_CONTAINER_OF(io, struct admin, io);
 	for (int i = 0; i < ADMIN_CONNS_MAX; i++) {
 		int fd = accept4(io->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (fd < 0)
-			return;
-		take(admin, fd);
+		if (fd >= 0) {
+			take(admin, fd);
+			continue;
+		}
+		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+			pause_accept(admin);
+		return;
 	}
-}
-
-/* Nobody listens there any more: an earlier run was killed. */
-static enum err remove_stale(const struct sockaddr_un *addr)
-{
-	struct stat st;
-	if (lstat(addr->sun_path, &st) != 0)
-		return ERR_OK;
-	if (!S_ISSOCK(st.st_mode)) {
-		log_error(ROOM,
-			  "control socket %s: there is a file of that name that is no socket, "
-			  "remove it or change global.control.path",
-			  addr->sun_path);
-		return ERR_EXISTS;
-	}
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return ERR_SYSTEM;
-	bool is_alive =
-		connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN;
-	(void)close(fd);
-	if (is_alive) {
-		log_error(ROOM,
-			  "control socket %s: another process answers on it, stop it or change "
-			  "global.control.path",
-			  addr->sun_path);
-		return ERR_LOCKED;
-	}
-	return unlink(addr->sun_path) == 0 ? ERR_OK : ERR_SYSTEM;
-}
-
-static enum err open_socket(const struct sockaddr_un *addr, unsigned mode, int *ret_fd)
-{
-	enum err e = remove_stale(addr);
-	if (e != ERR_OK)
-		return e;
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return ERR_SYSTEM;
-	mode_t old = umask((mode_t)(~mode & 0777));
-	int rc = bind(fd, (const struct sockaddr *)addr, sizeof(*addr));
-	int bind_errno = errno;
-	(void)umask(old);
-	if (rc == 0 && listen(fd, BACKLOG) == 0) {
-		*ret_fd = fd;
-		return ERR_OK;
-	}
-	log_error(ROOM, "control socket %s: %s", addr->sun_path,
-		  strerrordesc_np(rc == 0 ? errno : bind_errno));
-	(void)close(fd);
-	return ERR_SYSTEM;
 }
 
 enum err admin_new(struct loop *loop, const char *path, unsigned mode, admin_handler *handle,
 		   void *arg, struct admin **ret_admin)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	if (strlen(path) >= sizeof(addr.sun_path)) {
-		log_error(ROOM, "control socket %s: the path is longer than %zu bytes", path,
-			  sizeof(addr.sun_path) - 1);
-		return ERR_INVALID;
-	}
-	memcpy(addr.sun_path, path, strlen(path) + 1);
 	struct admin *admin = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*admin));
-	if (admin == NULL)
+	if (admin == NULL) {
+		log_error(ROOM, "start failed: control socket %s: %s", path, err_text(ERR_NOMEM));
 		return ERR_NOMEM;
+	}
 	admin->loop = loop;
 	admin->handle = handle;
 	admin->arg = arg;
 	admin->io = (struct io){ .fd = -1, .on_ready = on_accept };
-	memcpy(admin->path, addr.sun_path, sizeof(admin->path));
+	admin->resume_timer.on_due = resume_accept;
 	list_init(&admin->conns);
-	int fd = -1;
-	enum err e = open_socket(&addr, mode, &fd);
-	if (e == ERR_OK) {
-		admin->io.fd = fd;
-		e = loop_add(loop, &admin->io, EPOLLIN);
+	enum err e = admin_socket_open(path, mode, &admin->socket);
+	if (e != ERR_OK) {
+		free(admin);
+		return e;
 	}
-	struct stat st;
-	if (e == ERR_OK && lstat(path, &st) == 0) {
-		admin->dev = st.st_dev;
-		admin->ino = st.st_ino;
+	admin->io.fd = admin->socket.fd;
+	e = loop_add(loop, &admin->io, EPOLLIN);
+	if (e != ERR_OK) {
+		log_error(ROOM, "start failed: control socket %s: %s", path, err_text(e));
+		admin_socket_close(&admin->socket);
+		free(admin);
+		return e;
 	}
-	if (e == ERR_OK) {
-		*ret_admin = admin;
-		return ERR_OK;
-	}
-	if (fd >= 0)
-		(void)close(fd);
-	free(admin);
-	return e;
+	*ret_admin = admin;
+	return ERR_OK;
 }
 
 void admin_free(struct admin *admin)
@@ -603,12 +588,9 @@ void admin_free(struct admin *admin)
 		return;
 	LIST_FOREACH_SAFE(link, &admin->conns)
 	close_conn(SP_CONTAINER_OF(link, struct admin_conn, link));
-	int fd = admin->io.fd;
+	loop_timer_disarm(admin->loop, &admin->resume_timer);
 	loop_remove(admin->loop, &admin->io);
-	(void)close(fd);
-	struct stat st;
-	if (lstat(admin->path, &st) == 0 && st.st_dev == admin->dev && st.st_ino == admin->ino)
-		(void)unlink(admin->path);
+	admin_socket_close(&admin->socket);
 	free(admin);
 }
 

@@ -60,7 +60,8 @@ static void rotate_tickets(struct control *control, int64_t now_ms)
 	int64_t every_ms = control->config->tls.ticket_rotation_ms;
 	if (every_ms <= 0)
 		return;
-	if (control->tickets_due_ms == 0)
+	/* Also when a reload has made the time shorter. */
+	if (control->tickets_due_ms == 0 || control->tickets_due_ms > now_ms + every_ms)
 		control->tickets_due_ms = now_ms + every_ms;
 	if (now_ms < control->tickets_due_ms)
 		return;

@@ -4,6 +4,8 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <pwd.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -30,7 +32,8 @@ static enum err find_account(const struct config *config, struct account *ret_ac
 	const struct passwd *pw = getpwnam(user);
 	if (pw == NULL) {
 		log_error(ROOM,
-			  "global.user: there is no user named %s: create it (adduser --system "
+			  "start failed: global.user: there is no user named %s: create it "
+			  "(adduser --system "
 			  "--group %s) or name another",
 			  user, user);
 		return ERR_NOENT;
@@ -41,7 +44,7 @@ static enum err find_account(const struct config *config, struct account *ret_ac
 	/* NOLINTNEXTLINE(concurrency-mt-unsafe): there is no other thread yet */
 	const struct group *gr = getgrnam(group);
 	if (gr == NULL) {
-		log_error(ROOM, "global.group: there is no group named %s", group);
+		log_error(ROOM, "start failed: global.group: there is no group named %s", group);
 		return ERR_NOENT;
 	}
 	ret_account->gid = gr->gr_gid;
@@ -53,12 +56,13 @@ static enum err make_one(const char *path, mode_t mode, const struct account *ow
 	if (mkdir(path, is_last ? mode : 0755) != 0) {
 		if (errno == EEXIST)
 			return ERR_OK;
-		log_error(ROOM, "cannot make the folder %s: %s", path, strerrordesc_np(errno));
+		log_error(ROOM, "start failed: cannot make the folder %s: %s", path,
+			  strerrordesc_np(errno));
 		return ERR_STORE;
 	}
 	if (is_last && chown(path, owner->uid, owner->gid) != 0) {
-		log_error(ROOM, "cannot give the folder %s to %s: %s", path, owner->name,
-			  strerrordesc_np(errno));
+		log_error(ROOM, "start failed: cannot give the folder %s to %s: %s", path,
+			  owner->name, strerrordesc_np(errno));
 		return ERR_STORE;
 	}
 	return ERR_OK;
@@ -101,20 +105,24 @@ static enum err make_places(const struct config *config, const struct account *o
 	return e;
 }
 
-static bool keep_bind_capability(void)
+/* Keeps no more than there was: a container may have been started without it. */
+static bool keep_bind_capability(bool *ret_is_kept)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[2] = {
-		{ .effective = 1U << CAP_NET_BIND_SERVICE,
-		  .permitted = 1U << CAP_NET_BIND_SERVICE },
-		{ 0 },
-	};
+	struct __user_cap_data_struct data[2] = { { 0 }, { 0 } };
+	if (syscall(SYS_capget, &header, data) != 0)
+		return false;
+	uint32_t kept = data[0].permitted & 1U << CAP_NET_BIND_SERVICE;
+	data[0] = (struct __user_cap_data_struct){ .effective = kept, .permitted = kept };
+	data[1] = (struct __user_cap_data_struct){ 0 };
+	*ret_is_kept = kept != 0;
 	return syscall(SYS_capset, &header, data) == 0;
 }
 
 static enum err become(const struct account *account)
 {
 	const char *step = "prctl(PR_SET_KEEPCAPS)";
+	bool is_bind_kept = false;
 	bool is_ok = prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0;
 	if (is_ok) {
 		step = "initgroups";
@@ -130,24 +138,59 @@ static enum err become(const struct account *account)
 	}
 	if (is_ok) {
 		step = "capset";
-		is_ok = keep_bind_capability();
+		is_ok = keep_bind_capability(&is_bind_kept);
 	}
 	if (is_ok) {
 		step = "prctl";
 		is_ok = prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0) == 0 &&
 			prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
 	}
+	if (is_ok && !is_bind_kept)
+		log_warn(ROOM, "the process was started without CAP_NET_BIND_SERVICE: ports below "
+			       "1024 cannot be opened");
 	if (is_ok)
 		return ERR_OK;
-	log_error(ROOM, "cannot become user %s: %s: %s", account->name, step,
+	log_error(ROOM, "start failed: cannot become user %s: %s: %s", account->name, step,
 		  strerrordesc_np(errno));
 	return ERR_SYSTEM;
 }
 
+/* As the user that the process is now: what it will need, and what to do when it is not there. */
+static enum err check_place(const char *key, const char *path, int mode, const char *user)
+{
+	if (access(path, mode) == 0)
+		return ERR_OK;
+	log_error(ROOM,
+		  "start failed: %s: user %s cannot use the folder %s (%s): chown -R %s %s, or "
+		  "name another",
+		  key, user, path, strerrordesc_np(errno), user, path);
+	return ERR_STORE;
+}
+
+static enum err check_places(const struct config *config, const char *user)
+{
+	enum err e =
+		check_place("global.state_dir", config->global.state_dir, R_OK | W_OK | X_OK, user);
+	const char *slash = strrchr(config->control.path, '/');
+	if (e != ERR_OK || slash == NULL || slash == config->control.path)
+		return e;
+	char *folder = strndup(config->control.path, (size_t)(slash - config->control.path));
+	if (folder == NULL)
+		return ERR_NOMEM;
+	e = check_place("global.control.path", folder, W_OK | X_OK, user);
+	free(folder);
+	return e;
+}
+
 enum err privilege_drop(const struct config *config)
 {
-	if (geteuid() != 0 || config->global.user == NULL)
+	if (config->global.user == NULL)
 		return ERR_OK;
+	if (geteuid() != 0) {
+		log_info(ROOM, "not started as root: global.user is not used, running as uid=%u",
+			 (unsigned)geteuid());
+		return ERR_OK;
+	}
 	struct account account;
 	enum err e = find_account(config, &account);
 	if (e != ERR_OK || account.uid == 0)
@@ -156,10 +199,11 @@ enum err privilege_drop(const struct config *config)
 	if (e != ERR_OK)
 		return e;
 	e = become(&account);
-	if (e == ERR_OK)
-		log_info(ROOM, "running as user=%s uid=%u gid=%u", account.name,
-			 (unsigned)account.uid, (unsigned)account.gid);
-	return e;
+	if (e != ERR_OK)
+		return e;
+	log_info(ROOM, "running as user=%s uid=%u gid=%u", account.name, (unsigned)account.uid,
+		 (unsigned)account.gid);
+	return check_places(config, account.name);
 }
 
 unsigned long privilege_raise_files(void)

@@ -156,8 +156,9 @@ void control_log_ready(const struct control *control)
 	text_fini(&ports);
 }
 
-/* The first accept comes last: certificates are in their slots and journalled challenges are
- * answered by then, whatever waits in the sockets' queues. */
+/* What can fail comes first: nobody is served, and no CA is asked, by a start that is given up. The
+ * first accept comes last: certificates are in their slots and journalled challenges are answered
+ * by then, whatever waits in the sockets' queues. The admin API answers when the loop runs. */
 static enum err begin_service(struct control *control) SP_ON_CONTROL SP_NO_RCU;
 static enum err begin_service(struct control *control)
 {
@@ -167,14 +168,13 @@ static enum err begin_service(struct control *control)
 		e = start_workers(control);
 	if (e == ERR_OK)
 		e = wish_first(control);
-	if (e != ERR_OK)
-		return e;
-	acme_start(control->acme);
-	e = fail("workers", transaction_adopt_all(control));
 	if (e == ERR_OK)
 		e = admin_new(control->loop, control->config->control.path,
 			      control->config->control.mode, api_handle, control, &control->admin);
-	return e;
+	if (e != ERR_OK)
+		return e;
+	acme_start(control->acme);
+	return fail("workers", transaction_adopt_all(control));
 }
 
 enum err control_start(struct control *control, struct config *config)

@@ -87,6 +87,16 @@ static enum err keep_fixed(const struct config *old, struct config *next)
 
 /* ---- one update ---- */
 
+static int64_t deadline_ms(const struct control *control, const struct update *update)
+{
+	return update->submitted_ms + control->config->control.update_timeout_ms;
+}
+
+static bool is_late(const struct control *control, const struct update *update)
+{
+	return clock_now_ms() >= deadline_ms(control, update);
+}
+
 static enum err read_config(struct control *control, const struct update *update, struct run *run)
 	SP_ON_CONTROL;
 static enum err read_config(struct control *control, const struct update *update, struct run *run)
@@ -117,9 +127,9 @@ static enum err run_one(struct control *control, const struct update *update, st
 {
 	struct transaction *t = &run->transaction;
 	t->control = control;
-	t->deadline_ms = update->submitted_ms + control->config->control.update_timeout_ms;
+	t->deadline_ms = deadline_ms(control, update);
 	t->has_challenge_route = generation_latest(control->generations)->has_challenge_route;
-	if (clock_now_ms() >= t->deadline_ms) {
+	if (is_late(control, update)) {
 		text_puts(&t->message,
 			  "it waited longer than global.control.update_timeout for the updates "
 			  "before it, nothing was changed");
@@ -200,10 +210,12 @@ static void take_first(struct updates *updates)
 	struct update *update = first_of(updates);
 	list_remove(&update->link);
 	updates->queued_cnt--;
-	/* The reloads right behind it want the same: the file as it is from now on. */
+	/* The reloads right behind it want the same: the file as it is from now on. Not those
+	 * behind one that is late already: they are not. */
 	struct list same;
 	list_init(&same);
-	while (update->request.kind == UPDATE_RELOAD && !list_is_empty(&updates->queue) &&
+	while (update->request.kind == UPDATE_RELOAD && !is_late(control, update) &&
+	       !list_is_empty(&updates->queue) &&
 	       first_of(updates)->request.kind == UPDATE_RELOAD) {
 		struct list *next = updates->queue.next;
 		list_remove(next);
@@ -288,11 +300,13 @@ enum err updates_reload(struct updates *updates)
 {
 	static const struct update_request reload = { .kind = UPDATE_RELOAD };
 	struct update *update;
-	/* One that waits reads the file later than now. */
-	if (!list_is_empty(&updates->queue) &&
-	    SP_CONTAINER_OF(updates->queue.prev, struct update, link)->request.kind ==
-		    UPDATE_RELOAD)
+	struct update *last = SP_CONTAINER_OF(updates->queue.prev, struct update, link);
+	/* One that waits reads the file later than now; it has the time of this one. */
+	if (!list_is_empty(&updates->queue) && last->request.kind == UPDATE_RELOAD &&
+	    last->request.done == NULL) {
+		last->submitted_ms = clock_now_ms();
 		return ERR_OK;
+	}
 	return updates_submit(updates, &reload, &update);
 }
 

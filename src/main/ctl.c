@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "smartproxy/assert.h"
@@ -69,6 +70,13 @@ static int explain_failure(const struct request *request, CURLcode code, CURL *c
 {
 	long os_errno = 0;
 	(void)curl_easy_getinfo(curl, CURLINFO_OS_ERRNO, &os_errno);
+	if (strlen(request->socket) >= sizeof(((struct sockaddr_un *)0)->sun_path)) {
+		(void)fprintf(stderr,
+			      "smartproxyctl: %s: the path is longer than the 107 bytes that the "
+			      "kernel allows for a socket\n",
+			      request->socket);
+		return EXIT_NO_CONNECTION;
+	}
 	/* libcurl does not keep the errno of a Unix socket in every version. */
 	bool exists = access(request->socket, F_OK) == 0;
 	bool is_ours = access(request->socket, W_OK) == 0;

@@ -480,6 +480,83 @@ START_TEST(updates_wait_in_line)
 }
 END_TEST
 
+/* A reload is not refused for the time that an older one has waited. */
+static void body_late(void)
+{
+	char json[512];
+	struct answer answer;
+	int fds[5] = { dial(), dial(), dial(), dial(), dial() };
+	expect("GET", "/v1/status", "", 200, "running"); /* all have been accepted */
+	wants_block = true;
+	send_request(fds[0], "PUT", "/v1/routes", route_json(json, sizeof(json), ports[1]));
+	(void)sem_wait(&blocked);
+	send_request(fds[1], "PUT", "/v1/routes", route_json(json, sizeof(json), ports[2]));
+	send_request(fds[2], "PUT", "/v1/routes", route_json(json, sizeof(json), ports[0]));
+	send_request(fds[3], "POST", "/v1/reload", "");
+	(void)sem_post(&unblock);
+	(void)sem_wait(&blocked); /* the second is in hand, the others behind it */
+	(void)usleep(350000);     /* update_timeout passes */
+	send_request(fds[4], "POST", "/v1/reload", "");
+	wants_block = false;
+	(void)sem_post(&unblock);
+	static const int statuses[] = { 200, 200, 503, 503, 200 };
+	for (int i = 0; i < 5; i++) {
+		receive(fds[i], &answer);
+		ck_assert_msg(answer.status == statuses[i], "%d: %s", i, answer.text);
+	}
+}
+
+START_TEST(young_reload_outlives_a_late_one)
+{
+	with_control(body_late);
+}
+END_TEST
+
+static int count(const char *text, const char *word)
+{
+	int cnt = 0;
+	for (const char *at = text; (at = strstr(at, word)) != NULL; at++)
+		cnt++;
+	return cnt;
+}
+
+/* Many requests in one packet wait for no other client's one. */
+static void body_share(void)
+{
+	static char text[200 * 64], answers[200 * 1024];
+	static const char one[] = "GET /nothing HTTP/1.1\r\nHost: l\r\n\r\n";
+	char json[512];
+	struct answer answer;
+	int fds[3] = { dial(), dial(), dial() };
+	expect("GET", "/v1/status", "", 200, "running");
+	wants_block = true;
+	send_request(fds[0], "PUT", "/v1/routes", route_json(json, sizeof(json), ports[1]));
+	(void)sem_wait(&blocked);
+	size_t len = 0;
+	for (int i = 0; i < 200; i++, len += sizeof(one) - 1)
+		memcpy(text + len, one, sizeof(one));
+	send_raw(fds[1], text, len);
+	send_request(fds[2], "PUT", "/v1/routes", route_json(json, sizeof(json), ports[2]));
+	(void)sem_post(&unblock);
+	(void)sem_wait(&blocked); /* the update of the other client is in hand */
+	ssize_t got = recv(fds[1], answers, sizeof(answers) - 1, MSG_DONTWAIT);
+	int cnt = count(answers, "HTTP/1.1 404");
+	ck_assert_msg(got > 0 && cnt > 0 && cnt < 100, "%d answered before it", cnt);
+	wants_block = false;
+	(void)sem_post(&unblock);
+	for (int i = 0; i < 3; i += 2) {
+		receive(fds[i], &answer);
+		ck_assert_int_eq(answer.status, 200);
+	}
+	(void)close(fds[1]);
+}
+
+START_TEST(pipelining_client_gets_its_share)
+{
+	with_control(body_share);
+}
+END_TEST
+
 /* ---- the challenge route ---- */
 
 static void body_challenge(void)
@@ -605,6 +682,8 @@ int main(void)
 	tcase_add_test(tc, late_failure_is_rolled_back);
 	tcase_add_test(tc, foreign_port_refuses_the_update);
 	tcase_add_test(tc, updates_wait_in_line);
+	tcase_add_test(tc, young_reload_outlives_a_late_one);
+	tcase_add_test(tc, pipelining_client_gets_its_share);
 	tcase_add_test(tc, challenge_port_is_bound_once);
 	tcase_add_test(tc, stale_socket_is_replaced);
 	tcase_add_test(tc, live_socket_is_left_alone);
