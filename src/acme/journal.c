@@ -256,10 +256,9 @@ enum err journal_begin(struct journal *journal, struct store *store, const char 
 	journal->is_open = true;
 	journal->good_bytes = 0;
 	add_line(&lines, plan_line(plan, key_pem));
-	enum err e = append(journal, &lines, true, reterr_text);
+	enum err e = append(journal, &lines, false, reterr_text);
 	files_wipe(&lines);
-	if (e == ERR_OK)
-		e = files_sync(store->orders_fd, "orders", reterr_text);
+	journal->orders_fd = store->orders_fd;
 	if (e != ERR_OK) {
 		journal_close(journal);
 		journal_drop(store, name);
@@ -277,6 +276,7 @@ enum err journal_reopen(struct journal *journal, struct store *store, const char
 	if (journal->fd < 0)
 		return ERR_STORE;
 	journal->is_open = true;
+	journal->orders_fd = -1;
 	journal->good_bytes = lseek(journal->fd, 0, SEEK_END);
 	while (journal->good_bytes > 0 &&
 	       pread(journal->fd, &last, 1, journal->good_bytes - 1) == 1 && last != '\n')
@@ -294,6 +294,8 @@ enum err journal_add_order(struct journal *journal, const char *url, const char 
 	add_line(&lines, json_pack("{s:s, s:s, s:s?}", "step", "order", "url", url, "finalize",
 				   finalize_url));
 	enum err e = append(journal, &lines, true, reterr_text);
+	if (e == ERR_OK && journal->orders_fd >= 0)
+		e = files_sync(journal->orders_fd, "orders", reterr_text);
 	text_fini(&lines);
 	return e;
 }
@@ -315,7 +317,7 @@ enum err journal_add_mark(struct journal *journal, const char *what, struct text
 {
 	struct text lines = { 0 };
 	add_line(&lines, json_pack("{s:s}", "step", what));
-	enum err e = append(journal, &lines, true, reterr_text);
+	enum err e = append(journal, &lines, false, reterr_text);
 	text_fini(&lines);
 	return e;
 }

@@ -49,9 +49,10 @@ void journal_each(struct store *store, void (*each)(void *arg, struct journal_or
 struct journal {
 	bool is_open;
 	int fd;
+	int orders_fd;      /* the store's, to be synced with the order's line; -1: has been */
 	int64_t good_bytes; /* what follows was half written */
 };
-/* A new journal with its plan, synced with its directory. key_pem is the leaf's private key. */
+/* A new journal with its plan. key_pem is the leaf's private key. */
 enum err journal_begin(struct journal *journal, struct store *store, const char *name,
 		       const struct journal_order *plan, const char *key_pem,
 		       struct text *reterr_text) SP_MUST_USE;

@@ -145,11 +145,13 @@ static void on_done(struct order *o)
 {
 	struct cert *cert = o->cert;
 	o->acme->orders_ok_cnt++;
+	bool had_failed = cert->failure_cnt > 0;
 	cert->is_forced = false;
 	cert->failure_cnt = cert->failure_run = 0;
 	cert->failure = (struct failure){ .retry_after_ms = -1 };
 	cert->retry_at_boot_ms = cert->retry_at_unix_s = 0;
-	retry_write(cert);
+	if (had_failed)
+		retry_write(cert);
 	log_info("acme", "certificate %s name=%s names=%zu issuer=\"%s\" days_left=%lld",
 		 cert->unsaved_chain != NULL ? "issued but not saved yet" : "issued",
 		 cert->names[0], cert->name_cnt, cert->issuer != NULL ? cert->issuer : "",

@@ -57,6 +57,7 @@ struct cert {
 
 	/* Not saved yet because the disk was full: served from memory. */
 	char *unsaved_chain, *unsaved_key;
+	struct save *save; /* being written; NULL: none */
 	int64_t save_at_boot_ms;
 };
 
@@ -122,9 +123,15 @@ void cert_free(struct cert *cert);
 /* Takes over what the store or an order brought; the slot gets its own reference of tls. */
 void cert_adopt(struct cert *cert, struct tls_cert *tls, const char *directory,
 		const char *order_url);
-/* Writes chain and key; on failure they are kept in memory and tried again. */
-void cert_save(struct cert *cert, const char *chain, const char *key);
+
+/* ---- save.c ---- */
+/* Writes chain and key on a helper thread; cert->save is set until then, and an order in INSTALL is run after it. On
+ * failure they are kept in memory and tried again. false: out of memory. */
+bool cert_start_save(struct cert *cert, const char *chain, const char *key);
 void cert_retry_save(struct cert *cert);
+/* The write goes on, nobody waits for it. */
+void cert_leave_save(struct cert *cert);
+void cert_forget_unsaved(struct cert *cert);
 
 /* ---- resume.c ---- */
 void resume_read(struct acme *acme);

@@ -8,7 +8,7 @@
  *   READY      step_ready      nothing (journal)              FINALIZE
  *   FINALIZE   step_finalize   the CA, poll 50 ms ... 5 s     DOWNLOAD | PLAN | FAILED
  *   DOWNLOAD   step_download   the CA                         INSTALL | PLAN | FAILED
- *   INSTALL    step_install    nothing (store, slot)          DONE
+ *   INSTALL    step_install    the disk (save.c)              DONE
  *   DONE, FAILED: manager_on_order_end(), then the order is freed
  *
  * Back to PLAN, once in an order's life: the account or the order is gone at the CA, or what an
@@ -336,7 +336,8 @@ bool order_must_settle(const struct order *order)
 {
 	bool is_asked =
 		order->state == ORDER_NEW_ORDER && order->url == NULL && order->call != NULL;
-	return (is_asked && client_is_sent(order->call)) || order_is_validating(order);
+	return (is_asked && client_is_sent(order->call)) || order_is_validating(order) ||
+	       order->state == ORDER_INSTALL;
 }
 
 /* One has failed, so the order has. Those that the CA is validating are answered to their end: each
@@ -509,17 +510,24 @@ static enum order_state step_download(struct order *o)
 }
 
 /* ---- INSTALL ---- */
+/* Served first, then written: what the disk does is no reason to wait. */
 static enum order_state step_install(struct order *o)
 {
+	if (o->tls == NULL)
+		return o->cert->save != NULL ? ORDER_WAIT : ORDER_DONE;
 	fault_point("acme-issued-before");
 	journal_mark(o, "issued");
 	fault_point("acme-issued-after");
-	struct store_meta meta = { .directory = o->ca->directory, .order_url = o->url };
-	cert_adopt(o->cert, o->tls, meta.directory, meta.order_url);
+	cert_adopt(o->cert, o->tls, o->ca->directory, o->url);
 	o->tls = NULL;
-	cert_save(o->cert, o->chain.data, o->key_pem.data);
+	bool is_writing = cert_start_save(o->cert, o->chain.data, o->key_pem.data);
 	fault_point("acme-install-after");
-	return ORDER_DONE;
+	if (!is_writing) {
+		log_error("acme",
+			  "the certificate is served but cannot be saved: out of memory name=%s",
+			  o->cert->names[0]);
+	}
+	return is_writing ? ORDER_WAIT : ORDER_DONE;
 }
 
 /* ---- the driver ---- */

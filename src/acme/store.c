@@ -19,6 +19,7 @@
 
 #define GENERATIONS_KEPT 2
 #define TRIAL_BYTES      16384
+#define TRIAL_LIFE_MS    1000
 
 /* ---- opening ---- */
 /* "123 smartproxy": the holder writes its pid; the name comes from /proc. */
@@ -119,9 +120,14 @@ void store_close(struct store *store)
 enum err store_try(struct store *store, struct text *reterr_text)
 {
 	static const char zeros[TRIAL_BYTES];
+	if (store->tried_ms != 0 && clock_now_ms() - store->tried_ms < TRIAL_LIFE_MS)
+		return ERR_OK;
+	store->tried_ms = 0;
 	(void)unlinkat(store->dir_fd, ".trial", 0);
 	enum err e = files_create(store->dir_fd, ".trial", zeros, sizeof(zeros), reterr_text);
 	(void)unlinkat(store->dir_fd, ".trial", 0);
+	if (e == ERR_OK)
+		store->tried_ms = clock_now_ms();
 	return e;
 }
 
@@ -379,15 +385,20 @@ static enum err write_generation(int fd, const char *generation, const char *cha
 				 const struct store_meta *meta, struct text *reterr_text)
 {
 	int gen_fd = -1;
-	enum err e = files_open_dir(fd, generation, &gen_fd, reterr_text);
-	if (e != ERR_OK)
-		return e;
+	if (mkdirat(fd, generation, 0700) == 0)
+		gen_fd = openat(fd, generation, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (gen_fd < 0) {
+		if (reterr_text != NULL)
+			text_printf(reterr_text, "cannot make %s: %s", generation, strerror(errno));
+		return ERR_STORE;
+	}
 	json_t *root = json_pack("{s:s?, s:s?, s:I}", "directory", meta->directory, "order",
 				 meta->order_url, "saved_at", (json_int_t)clock_unix_s());
 	char *dump = json_dumps(root, JSON_INDENT(2));
 	json_decref(root);
-	e = dump == NULL ? ERR_NOMEM
-			 : files_create(gen_fd, "privkey.pem", key, strlen(key), reterr_text);
+	enum err e = dump == NULL
+			     ? ERR_NOMEM
+			     : files_create(gen_fd, "privkey.pem", key, strlen(key), reterr_text);
 	fault_point("acme-store-key");
 	if (e == ERR_OK)
 		e = files_create(gen_fd, "fullchain.pem", chain, strlen(chain), reterr_text);

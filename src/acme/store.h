@@ -22,13 +22,14 @@
 
 struct store {
 	char *path;
+	int64_t tried_ms; /* last good trial write; 0: none */
 	int dir_fd, lock_fd, accounts_fd, certificates_fd, orders_fd;
 };
 
 /* Takes the lock. ERR_LOCKED: *reterr_text names the other process. */
 enum err store_open(struct store *store, const char *path, struct text *reterr_text) SP_MUST_USE;
 void store_close(struct store *store);
-/* Writes, syncs and removes 16 KiB: can what an order will bring be kept? */
+/* Writes, syncs and removes 16 KiB: can what an order will bring be kept? A good outcome is believed for a second. */
 enum err store_try(struct store *store, struct text *reterr_text) SP_MUST_USE;
 
 /* The folder's name of a set of names: the first one, for any other set or key type with a digest

@@ -9,8 +9,7 @@
 #include "smartproxy/clock.h"
 #include "smartproxy/log.h"
 
-#define SAVE_RETRY_MS 10000
-#define REST_MS       60000
+#define REST_MS 60000
 
 /* ---- settings ---- */
 static char *copy_or_empty(const char *s)
@@ -87,50 +86,6 @@ void cert_adopt(struct cert *cert, struct tls_cert *tls, const char *directory,
 	tls_slot_install(cert->slot, tls);
 }
 
-static void forget_unsaved(struct cert *cert)
-{
-	if (cert->unsaved_key != NULL)
-		explicit_bzero(cert->unsaved_key, strlen(cert->unsaved_key));
-	free(cert->unsaved_key);
-	free(cert->unsaved_chain);
-	cert->unsaved_key = cert->unsaved_chain = NULL;
-}
-
-void cert_save(struct cert *cert, const char *chain, const char *key)
-{
-	struct text why = { 0 };
-	struct store_meta meta = { .directory = cert->directory, .order_url = cert->order_url };
-	enum err e = store_save_cert(&cert->acme->store, cert->store_name, chain, key, &meta, &why);
-	if (e == ERR_OK) {
-		if (cert->unsaved_chain == chain) {
-			log_info("acme", "the certificate is saved now name=%s", cert->names[0]);
-			journal_drop(&cert->acme->store, cert->store_name);
-		}
-		forget_unsaved(cert);
-		text_fini(&why);
-		return;
-	}
-	if (cert->unsaved_chain != chain) {
-		log_error("acme",
-			  "the certificate is served from memory and will be saved when that is "
-			  "possible again: %s name=%s",
-			  why.data != NULL ? why.data : err_text(e), cert->names[0]);
-		forget_unsaved(cert);
-		cert->unsaved_chain = strdup(chain);
-		cert->unsaved_key = strdup(key);
-	}
-	if (cert->unsaved_chain == NULL || cert->unsaved_key == NULL)
-		forget_unsaved(cert);
-	cert->save_at_boot_ms = clock_boot_ms() + SAVE_RETRY_MS;
-	text_fini(&why);
-}
-
-void cert_retry_save(struct cert *cert)
-{
-	if (cert->unsaved_chain != NULL && clock_boot_ms() >= cert->save_at_boot_ms)
-		cert_save(cert, cert->unsaved_chain, cert->unsaved_key);
-}
-
 void cert_free(struct cert *cert)
 {
 	sp_role_assume_control();
@@ -144,7 +99,8 @@ void cert_free(struct cert *cert)
 	free(cert->directory);
 	free(cert->order_url);
 	journal_order_free(cert->saved);
-	forget_unsaved(cert);
+	cert_forget_unsaved(cert);
+	cert_leave_save(cert);
 	tls_slot_put(cert->slot);
 	free(cert);
 }
