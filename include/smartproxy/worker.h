@@ -40,7 +40,6 @@ void workers_drain(struct workers *ws) SP_ON_CONTROL;
 uint64_t workers_connection_cnt(const struct workers *ws) SP_ON_CONTROL;
 /* Closes what is left, ends and joins the threads, frees. */
 void workers_stop(struct workers *ws) SP_ON_CONTROL SP_NO_RCU;
-unsigned workers_cnt(const struct workers *ws);
 /* Writes the workers' log lines; called by control every 50 ms or so. Returns lines dropped. */
 uint64_t workers_drain_logs(struct workers *ws) SP_ON_CONTROL;
 /* Writes the workers' access records to fd (< 0: throws them away). Returns records dropped because

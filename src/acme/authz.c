@@ -310,12 +310,10 @@ static void journal_order_tokens(struct order *o)
 							   .token = az->token };
 	}
 	fault_point("acme-challenge-before");
-	if (cnt > 0 && journal_add_challenges(&o->journal, lines, cnt, &why) != ERR_OK)
-		log_warn("acme", "the order goes on without its journal: %s",
-			 why.data != NULL ? why.data : "");
+	if (cnt > 0)
+		order_note_journal(journal_add_challenges(&o->journal, lines, cnt, &why), &why);
 	fault_point("acme-challenge-after");
 	free(lines);
-	text_fini(&why);
 }
 
 void authz_publish_all(struct acme *acme)

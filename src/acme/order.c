@@ -277,16 +277,22 @@ static enum order_state follow_status(struct order *o, const struct answer *answ
 	return fail_invalid(o, answer);
 }
 
+void order_note_journal(enum err e, struct text *why)
+{
+	if (e != ERR_OK)
+		log_warn("acme", "the order goes on without its journal: %s",
+			 why->data != NULL ? why->data : err_text(e));
+	text_fini(why);
+}
+
 static void journal_url(struct order *o, const struct answer *answer)
 {
 	struct text why = { 0 };
 	fault_point("acme-order-before");
-	if (journal_add_order(&o->journal, o->url, answer_string(answer, "finalize"), &why) !=
-	    ERR_OK)
-		log_warn("acme", "the order goes on without its journal: %s",
-			 why.data != NULL ? why.data : "");
+	order_note_journal(
+		journal_add_order(&o->journal, o->url, answer_string(answer, "finalize"), &why),
+		&why);
 	fault_point("acme-order-after");
-	text_fini(&why);
 }
 
 static enum order_state step_new_order(struct order *o)
@@ -378,10 +384,7 @@ static enum order_state step_authorize(struct order *o)
 static void journal_mark(struct order *o, const char *what)
 {
 	struct text why = { 0 };
-	if (journal_add_mark(&o->journal, what, &why) != ERR_OK)
-		log_warn("acme", "the order goes on without its journal: %s",
-			 why.data != NULL ? why.data : "");
-	text_fini(&why);
+	order_note_journal(journal_add_mark(&o->journal, what, &why), &why);
 }
 
 static enum order_state step_ready(struct order *o)

@@ -107,6 +107,8 @@ bool order_start_over(struct order *order, const char *why);
 enum err order_need_key(struct order *order) SP_MUST_USE;
 /* A key still in the making is thrown away when it is done. */
 void order_leave_key(struct order *order);
+/* A journal that cannot be written does not end the order: a warning on failure. Frees why. */
+void order_note_journal(enum err e, struct text *why);
 
 /* ---- authz.c ---- */
 /* Does what can be done now. */

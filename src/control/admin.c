@@ -206,17 +206,19 @@ static bool make_room(struct admin_conn *conn, size_t max)
 	return true;
 }
 
-/* STEP_DONE: there are bytes more; STEP_READ: none yet. */
-static enum step receive(struct admin_conn *conn)
+/* False: none yet, or closed. */
+static bool receive(struct admin_conn *conn)
 {
 	ssize_t got = recv(conn->io.fd, conn->in + conn->in_len, conn->in_cap - conn->in_len, 0);
 	if (got > 0) {
 		conn->in_len += (size_t)got;
-		return STEP_DONE;
+		return true;
 	}
-	if (got == 0)
-		return STEP_EOF;
-	return errno == EAGAIN || errno == EINTR ? STEP_READ : STEP_FAIL;
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		wait_for(conn, EPOLLIN);
+	else
+		close_conn(conn);
+	return false;
 }
 
 static size_t body_max(const struct wire_h1_request *request)
@@ -286,16 +288,11 @@ static bool step_head(struct admin_conn *conn)
 		return true;
 	}
 	bool was_empty = conn->in_len == 0;
-	enum step got = receive(conn);
-	if (got == STEP_DONE && was_empty)
+	if (!receive(conn))
+		return false;
+	if (was_empty)
 		arm(conn, ADMIN_REQUEST_MS);
-	if (got == STEP_DONE)
-		return true;
-	if (got == STEP_READ)
-		wait_for(conn, EPOLLIN);
-	else
-		close_conn(conn);
-	return false;
+	return true;
 }
 
 static bool step_body(struct admin_conn *conn)
@@ -329,14 +326,7 @@ static bool step_body(struct admin_conn *conn)
 		refuse(conn, 503, "nomem", "out of memory");
 		return true;
 	}
-	enum step got = receive(conn);
-	if (got == STEP_DONE)
-		return true;
-	if (got == STEP_READ)
-		wait_for(conn, EPOLLIN);
-	else
-		close_conn(conn);
-	return false;
+	return receive(conn);
 }
 
 /* The bytes of this request go; what came behind them is the next one. */

@@ -145,33 +145,6 @@ static void post_reload(struct control *control, struct admin_conn *conn,
 
 /* ---- questions ---- */
 
-static void get_status(struct control *control, struct admin_conn *conn,
-		       const struct admin_request *request) SP_ON_CONTROL;
-static void get_status(struct control *control, struct admin_conn *conn,
-		       const struct admin_request *request)
-{
-	(void)request;
-	answer_json(conn, 200, report_status(control));
-}
-
-static void get_certificates(struct control *control, struct admin_conn *conn,
-			     const struct admin_request *request) SP_ON_CONTROL;
-static void get_certificates(struct control *control, struct admin_conn *conn,
-			     const struct admin_request *request)
-{
-	(void)request;
-	answer_json(conn, 200, report_certificates(control));
-}
-
-static void get_listeners(struct control *control, struct admin_conn *conn,
-			  const struct admin_request *request) SP_ON_CONTROL;
-static void get_listeners(struct control *control, struct admin_conn *conn,
-			  const struct admin_request *request)
-{
-	(void)request;
-	answer_json(conn, 200, report_listeners(control));
-}
-
 static void get_routes(struct control *control, struct admin_conn *conn,
 		       const struct admin_request *request) SP_ON_CONTROL;
 static void get_routes(struct control *control, struct admin_conn *conn,
@@ -227,17 +200,18 @@ static void post_renew(struct control *control, struct admin_conn *conn,
 
 static const struct endpoint {
 	const char *method, *path;
+	json_t *(*report)(const struct control *control); /* the answer, or NULL: run gives it */
 	void (*run)(struct control *control, struct admin_conn *conn,
 		    const struct admin_request *request);
 } endpoints[] = {
-	{ "GET", "/v1/status", get_status },
-	{ "GET", "/v1/routes", get_routes },
-	{ "PUT", "/v1/routes", put_routes },
-	{ "GET", "/v1/certificates", get_certificates },
-	{ "POST", "/v1/certificates/renew", post_renew },
-	{ "GET", "/v1/listeners", get_listeners },
-	{ "POST", "/v1/reload", post_reload },
-	{ "GET", "/metrics", get_metrics },
+	{ "GET", "/v1/status", report_status, NULL },
+	{ "GET", "/v1/routes", NULL, get_routes },
+	{ "PUT", "/v1/routes", NULL, put_routes },
+	{ "GET", "/v1/certificates", report_certificates, NULL },
+	{ "POST", "/v1/certificates/renew", NULL, post_renew },
+	{ "GET", "/v1/listeners", report_listeners, NULL },
+	{ "POST", "/v1/reload", NULL, post_reload },
+	{ "GET", "/metrics", NULL, get_metrics },
 };
 
 static bool is_method(const struct endpoint *endpoint, const char *method)
@@ -265,11 +239,15 @@ void api_handle(void *arg, struct admin_conn *conn, const struct admin_request *
 {
 	sp_role_assume_control();
 	for (size_t i = 0; i < SP_ARRAY_LEN(endpoints); i++) {
-		if (strcmp(endpoints[i].path, request->path) == 0 &&
-		    is_method(&endpoints[i], request->method)) {
-			endpoints[i].run(arg, conn, request);
-			return;
-		}
+		const struct endpoint *endpoint = &endpoints[i];
+		if (strcmp(endpoint->path, request->path) != 0 ||
+		    !is_method(endpoint, request->method))
+			continue;
+		if (endpoint->report != NULL)
+			answer_json(conn, 200, endpoint->report(arg));
+		else
+			endpoint->run(arg, conn, request);
+		return;
 	}
 	const char *methods = allowed(request->path);
 	struct text message = { 0 };

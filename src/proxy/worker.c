@@ -486,11 +486,6 @@ void workers_stop(struct workers *ws)
 	free(ws);
 }
 
-unsigned workers_cnt(const struct workers *ws)
-{
-	return ws->cnt;
-}
-
 uint64_t workers_drain_logs(struct workers *ws)
 {
 	uint64_t dropped = 0;
