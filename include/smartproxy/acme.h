@@ -54,6 +54,8 @@ void acme_start(struct acme *acme) SP_ON_CONTROL;
  * deactivated; journal kept; challenge route removed; then done is called, once. */
 void acme_stop(struct acme *acme, int64_t grace_ms, void (*done)(void *arg), void *arg)
 	SP_ON_CONTROL;
+/* After the workers are joined (their notes of served answers refer to the manager), before loop_free. Orders under way
+ * stay in the journal. */
 void acme_free(struct acme *acme) SP_ON_CONTROL;
 /* Forgets back-off and renews now; name NULL: all. ERR_NOENT: no such certificate. */
 enum err acme_renew(struct acme *acme, const char *name) SP_ON_CONTROL SP_MUST_USE;
