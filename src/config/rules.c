@@ -3,13 +3,15 @@
 #include <arpa/inet.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
 
-#define DOMAIN_MAX 253 /* RFC 1035, 2.3.4, in text form */
-#define LABEL_MAX  63
-#define NAME_MAX   128
-#define USER_MAX   32
+#define DOMAIN_MAX   253 /* RFC 1035, 2.3.4, in text form */
+#define LABEL_MAX    63
+#define NAME_MAX     128
+#define USER_MAX     32
+#define SEGMENTS_MAX 127 /* of a path; what the route room compiles */
 
 static bool is_digit(char c)
 {
@@ -297,6 +299,29 @@ static const char *check_segment(const char *s, size_t len, bool is_last)
 	return len > 1 ? NULL : "a name after \":\", as in \"/users/:id\"";
 }
 
+/* Escapes as requests have them when they are matched: what needs none is plain, digits are capitals. */
+static void normalise_escapes(char *text)
+{
+	char *out = text;
+	for (const char *s = text; *s; s++) {
+		if (*s != '%') {
+			*out++ = *s;
+			continue;
+		}
+		char pair[3] = { s[1], s[2], '\0' };
+		char c = (char)strtoul(pair, NULL, 16);
+		s += 2;
+		if (is_digit(c) || is_letter(c) || (c && strchr("-._~", c))) {
+			*out++ = c;
+			continue;
+		}
+		*out++ = '%';
+		for (size_t i = 0; i < 2; i++)
+			*out++ = (char)(pair[i] >= 'a' ? pair[i] - 'a' + 'A' : pair[i]);
+	}
+	*out = '\0';
+}
+
 const char *rule_path(char *text)
 {
 	if (*text != '/')
@@ -308,6 +333,14 @@ const char *rule_path(char *text)
 	for (const char *s = strchr(text, '%'); s; s = strchr(s + 1, '%'))
 		if (!is_hex(s[1]) || !is_hex(s[2]))
 			return "two hexadecimal digits after \"%\"";
+	if (strstr(text, "%00"))
+		return "a path without \"%00\": no such request is let in";
+	normalise_escapes(text);
+	size_t segment_cnt = 0;
+	for (const char *s = text; (s = strchr(s, '/')) != NULL; s++)
+		segment_cnt++;
+	if (segment_cnt > SEGMENTS_MAX)
+		return "a path of at most 127 segments";
 	for (const char *s = text + 1;;) {
 		size_t len = strcspn(s, "/");
 		const char *wanted = check_segment(s, len, s[len] == '\0');

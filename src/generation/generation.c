@@ -86,9 +86,11 @@ enum err generation_build(struct generations *gs, struct config *config, bool ha
 {
 	struct routing *routing = NULL;
 	enum err e = routing_build(gs, config, &routing, reterr);
-	if (e != ERR_OK)
-		return e;
-	return make(gs, routing, has_challenge_route, ret_generation);
+	if (e == ERR_OK)
+		e = make(gs, routing, has_challenge_route, ret_generation);
+	if (e != ERR_OK && reterr->data == NULL)
+		text_printf(reterr, "the routes cannot be compiled: %s", err_text(e));
+	return e;
 }
 
 enum err generation_fork(struct generations *gs, bool has_challenge_route,

@@ -14,8 +14,11 @@
 #define PLAIN "action = { type = \"block\"; }; "
 #define TLS   "tls = { certificate = { chain_file = \"c\"; key_file = \"k\"; }; }; "
 /* A route with one thing wrong in its match, or in its action. */
-#define IN_MATCH(text)   "routes = ( { name = \"a\"; match = { " text " }; " PLAIN "} );"
-#define IN_PORTS(text)   IN_MATCH("ports = [ 80 ]; " text)
+#define IN_MATCH(text) "routes = ( { name = \"a\"; match = { " text " }; " PLAIN "} );"
+#define IN_PORTS(text) IN_MATCH("ports = [ 80 ]; " text)
+#define SEGMENTS_8     "/a/a/a/a/a/a/a/a"
+#define SEGMENTS_64 \
+	SEGMENTS_8 SEGMENTS_8 SEGMENTS_8 SEGMENTS_8 SEGMENTS_8 SEGMENTS_8 SEGMENTS_8 SEGMENTS_8
 #define IN_ACTION(text)  "routes = ( { name = \"a\"; " MATCH "action = { " text " }; } );"
 #define IN_FORWARD(text) IN_ACTION("type = \"forward\"; " text)
 #define IN_RESPOND(text) IN_ACTION("type = \"respond\"; " text)
@@ -333,6 +336,10 @@ static const struct bad {
 	{ IN_PORTS("path = \"/a?b\";"), 1, "routes[0].match.path", "without query" },
 	{ IN_PORTS("path = \"/a b\";"), 1, "routes[0].match.path", "%XX" },
 	{ IN_PORTS("path = \"/%4\";"), 1, "routes[0].match.path", "hexadecimal" },
+	{ IN_PORTS("path = \"/a%00\";"), 1, "routes[0].match.path", "let in" },
+	{ IN_PORTS("path = \"/a/%2e%2E\";"), 1, "routes[0].match.path", "normalised" },
+	{ IN_PORTS("path = \"" SEGMENTS_64 SEGMENTS_64 "\";"), 1, "routes[0].match.path",
+	  "127 segments" },
 	{ IN_PORTS("path = \"/a//b\";"), 1, "routes[0].match.path", "normalised" },
 	{ IN_PORTS("path = \"/a/../b\";"), 1, "routes[0].match.path", "normalised" },
 	{ IN_PORTS("path = \"/:\";"), 1, "routes[0].match.path", "a name after" },
@@ -486,6 +493,7 @@ static const char *const goods[] = {
 	IN_PORTS("path = \"/*\";"),
 	IN_PORTS("path = \"/\";"),
 	IN_PORTS("path = \"/a/:b/c%20d/\";"),
+	IN_PORTS("path = \"" SEGMENTS_64 "\";"),
 	IN_PORTS("client_ip = ( \"0.0.0.0/0\", \"::/0\", \"192.0.2.1/32\" );"),
 	IN_RESPOND("status = 204;"),
 	/* Plain and TLS on one port: on different addresses, or when one of them is not served. */
