@@ -74,8 +74,8 @@ struct route *route_index_at(const struct route_index *index, size_t ix);
 const struct addr *route_index_listeners(const struct route_index *index, size_t *ret_cnt);
 
 /* Expands a redirect template: {host} (without port), {path} as received, {query} with its '?'
- * (nothing when there is none), {port} of the listener. NULL: does not fit in cap. A result never
- * starts with "//". */
+ * (nothing when there is none), {port} of the listener; a '\\' of the client's is written %5C. NULL:
+ * does not fit in cap. A result never starts with "//". */
 struct route_redirect {
 	struct wire_span host, path, query;
 	uint16_t port;

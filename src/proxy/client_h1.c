@@ -36,7 +36,7 @@ static enum step take_head(struct exchange *x, size_t head_len)
 	memcpy(head, buf_at(&conn->in), head_len);
 	buf_consume(&conn->in, head_len);
 	buf_release_if_empty(&conn->in, &w->bufs);
-	conn->scan = (struct wire_h1_scan){ 0 };
+	conn->scan.head = (struct wire_h1_scan){ 0 };
 	conn->request_cnt++;
 	stat_add(&w->stats.requests, 1);
 	struct wire_h1_limits limits = { .target_bytes = w->settings.target_bytes,
@@ -85,10 +85,10 @@ static enum step read_head(struct exchange *x)
 		size_t head_len = 0;
 		enum wire_step found = WIRE_MORE;
 		if (buf_len(&conn->in) > 0)
-			found = wire_h1_scan_head(&conn->scan, buf_at(&conn->in),
+			found = wire_h1_scan_head(&conn->scan.head, buf_at(&conn->in),
 						  buf_len(&conn->in), &head_len);
 		if (found == WIRE_FAIL)
-			return refuse_reason(x, conn->scan.reason);
+			return refuse_reason(x, conn->scan.head.reason);
 		if (found == WIRE_DONE)
 			return head_len > x->worker->settings.head_bytes
 				       ? refuse_reason(x, WIRE_HEAD_TOO_LARGE)

@@ -186,6 +186,7 @@ static void start_tls(struct conn *conn, const struct wire_hello *hello)
 		return;
 	}
 	buf_release(&conn->in, &w->bufs);
+	conn->scan.head = (struct wire_h1_scan){ 0 };
 	set_state(conn, CONN_HANDSHAKE);
 }
 
@@ -213,7 +214,9 @@ static bool step_hello(struct conn *conn)
 		struct wire_hello hello;
 		enum wire_hello_reason reason = WIRE_HELLO_OK;
 		enum wire_step found = WIRE_MORE;
-		if (buf_len(&conn->in) > 0)
+		if (buf_len(&conn->in) > 0 &&
+		    wire_hello_is_ready(&conn->scan.hello, (const uint8_t *)buf_at(&conn->in),
+					buf_len(&conn->in)))
 			found = wire_hello_parse((const uint8_t *)buf_at(&conn->in),
 						 buf_len(&conn->in), &hello, &reason);
 		if (found == WIRE_DONE) {

@@ -8,19 +8,18 @@
  * SEND_HEAD   step_send_head     nothing                   AWAIT_HEAD
  * AWAIT_HEAD  step_await_head    upstream, deadline        RELAY | CONNECT (retry) | REPLY(4xx, 502, 504)
  * RELAY       step_relay         either side, idle         FINISH | close
- * ANSWER      step_answer        the request's body        REPLY
- * REPLY       step_reply         client writable           FINISH | close
+ * ANSWER      answer_await_body  the request's body        REPLY
+ * REPLY       answer_send        client writable           FINISH | close
  * FINISH      step_finish        nothing                   the next request | close
  *
  * Invariants: generation is pinned from ROUTE on; up is NULL before CONNECT and after FINISH; the
- * request's body flows in AWAIT_HEAD and RELAY, whatever the answer does. set_state is the only
- * writer of the state. */
+ * request's body flows in AWAIT_HEAD and RELAY, whatever the answer does. exchange_set_state is the
+ * only writer of the state. The steps stand in the order of the table; ANSWER's and REPLY's are those
+ * of answer.c. */
 #include "exchange.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-enum move { MOVE_NEXT, MOVE_WAIT, MOVE_GONE };
 
 static const uint16_t allowed[EXCHANGE_STATE_CNT] = {
 	[EXCHANGE_READ_HEAD] = 1u << EXCHANGE_ROUTE | 1u << EXCHANGE_REPLY,
@@ -55,12 +54,13 @@ static int64_t due_ms(const struct exchange *x)
 		due = x->progress_ms + s->idle_ms;
 		break;
 	}
-	if (s->total_ms > 0 && x->start_ms + s->total_ms < due)
+	/* A reply that says so is still to be sent. */
+	if (s->total_ms > 0 && x->state != EXCHANGE_REPLY && x->start_ms + s->total_ms < due)
 		due = x->start_ms + s->total_ms;
 	return due;
 }
 
-static enum move set_state(struct exchange *x, enum exchange_state state)
+enum move exchange_set_state(struct exchange *x, enum exchange_state state)
 {
 	SP_ASSERT((allowed[x->state] >> state & 1) != 0);
 	x->state = state;
@@ -111,8 +111,7 @@ void exchange_drop(struct exchange *x, enum exchange_end end)
 	free_exchange(x);
 }
 
-/* The answer cannot be completed: the client must not take what it has for the whole. */
-static enum move give_up(struct exchange *x, enum exchange_end end)
+enum move exchange_give_up(struct exchange *x, enum exchange_end end)
 {
 	const struct client_side *client = x->client;
 	x->end = end;
@@ -122,18 +121,22 @@ static enum move give_up(struct exchange *x, enum exchange_end end)
 	return MOVE_GONE;
 }
 
-static enum move reply_with(struct exchange *x, unsigned status, enum exchange_end end)
+enum move exchange_reply_with(struct exchange *x, unsigned status, enum exchange_end end)
 {
 	x->reply = status;
 	x->end = end;
+	/* What it was to be instead goes with it. */
+	x->reply_text = NULL;
+	x->reply_text_len = 0;
+	x->location = NULL;
 	/* What follows a message that was refused cannot be told from its rest. */
 	if (end == EXCHANGE_END_BAD_REQUEST || end == EXCHANGE_END_TOO_LARGE)
 		x->wants_close = true;
 	if (x->is_head_sent)
-		return give_up(x, end);
+		return exchange_give_up(x, end);
 	if (x->up != NULL)
 		x->upstream->abort(x);
-	return set_state(x, EXCHANGE_REPLY);
+	return exchange_set_state(x, EXCHANGE_REPLY);
 }
 
 /* ---- steps, in the order of the table ---- */
@@ -142,10 +145,10 @@ static enum move step_read_head(struct exchange *x)
 {
 	enum step step = x->client->read_head(x);
 	if (step == STEP_DONE)
-		return set_state(x, EXCHANGE_ROUTE);
+		return exchange_set_state(x, EXCHANGE_ROUTE);
 	if (step != STEP_FAIL)
 		return MOVE_WAIT;
-	return x->reply == 0 ? give_up(x, x->end) : set_state(x, EXCHANGE_REPLY);
+	return x->reply == 0 ? exchange_give_up(x, x->end) : exchange_set_state(x, EXCHANGE_REPLY);
 }
 
 static bool normalise_target(struct exchange *x)
@@ -154,9 +157,6 @@ static bool normalise_target(struct exchange *x)
 	uint16_t port = 0;
 	if (request->host.len > 0 &&
 	    !wire_host_normalise(request->host.at, request->host.len, x->host, &x->host_len, &port))
-		return false;
-	x->path = arena_alloc(&x->arena, (size_t)request->path.len + 1);
-	if (x->path == NULL)
 		return false;
 	if (request->target_form == WIRE_TARGET_ASTERISK ||
 	    request->target_form == WIRE_TARGET_AUTHORITY)
@@ -232,8 +232,11 @@ static enum verdict decide(struct exchange *x)
 
 static enum move step_route(struct exchange *x)
 {
+	x->path = arena_alloc(&x->arena, (size_t)x->request.path.len + 1);
+	if (x->path == NULL)
+		return exchange_reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
 	if (!normalise_target(x))
-		return reply_with(x, 400, EXCHANGE_END_BAD_REQUEST);
+		return exchange_reply_with(x, 400, EXCHANGE_END_BAD_REQUEST);
 	switch (decide(x)) {
 	case VERDICT_CHALLENGE:
 		challenge_notify(x->worker->challenges);
@@ -241,39 +244,14 @@ static enum move step_route(struct exchange *x)
 		x->reply = 200;
 		x->reply_text = x->challenge;
 		x->end = EXCHANGE_END_LOCAL;
-		return set_state(x, EXCHANGE_ANSWER);
+		return exchange_set_state(x, EXCHANGE_ANSWER);
 	case VERDICT_MISDIRECTED:
-		return reply_with(x, 421, EXCHANGE_END_MISDIRECTED);
+		return exchange_reply_with(x, 421, EXCHANGE_END_MISDIRECTED);
 	case VERDICT_NONE:
-		return reply_with(x, 404, EXCHANGE_END_NO_ROUTE);
+		return exchange_reply_with(x, 404, EXCHANGE_END_NO_ROUTE);
 	default:
-		return set_state(x, EXCHANGE_ADMIT);
+		return exchange_set_state(x, EXCHANGE_ADMIT);
 	}
-}
-
-static enum move answer_redirect(struct exchange *x)
-{
-	const struct config_action_data *action = &x->route->config->action;
-	struct route_redirect values = {
-		.host = { x->host, (uint32_t)x->host_len },
-		.path = x->request.path,
-		.query = x->request.query,
-		.port = x->conn->port,
-	};
-	if (x->host_len == 0 && strstr(action->location, "{host}") != NULL)
-		return reply_with(x, 400, EXCHANGE_END_BAD_REQUEST);
-	size_t cap = strlen(action->location) + 1;
-	for (const char *at = action->location; (at = strchr(at, '{')) != NULL; at++)
-		cap += x->host_len + x->request.target.len + 8;
-	if (cap > LOCATION_MAX)
-		cap = LOCATION_MAX;
-	char *dst = arena_alloc(&x->arena, cap);
-	if (dst == NULL)
-		return reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
-	x->location = route_expand_location(action->location, &values, dst, cap);
-	if (x->location == NULL)
-		return reply_with(x, 414, EXCHANGE_END_TOO_LARGE);
-	return set_state(x, EXCHANGE_ANSWER);
 }
 
 static enum move step_admit(struct exchange *x)
@@ -282,24 +260,28 @@ static enum move step_admit(struct exchange *x)
 	const struct worker_settings *settings = &x->worker->settings;
 	if (settings->body_bytes > 0 && x->request.has_length &&
 	    x->request.content_length > settings->body_bytes)
-		return reply_with(x, 413, EXCHANGE_END_TOO_LARGE);
-	if (x->request.method == WIRE_METHOD_CONNECT || x->request.method == WIRE_METHOD_TRACE)
-		return reply_with(x, 405, EXCHANGE_END_LOCAL);
+		return exchange_reply_with(x, 413, EXCHANGE_END_TOO_LARGE);
+	if (x->request.method == WIRE_METHOD_CONNECT || x->request.method == WIRE_METHOD_TRACE) {
+		/* Who asked for a tunnel may have sent its first bytes: they are no request (RFC 9110,
+		 * 9.3.6). */
+		x->wants_close |= x->request.method == WIRE_METHOD_CONNECT;
+		return exchange_reply_with(x, 405, EXCHANGE_END_LOCAL);
+	}
 	x->end = EXCHANGE_END_LOCAL;
 	x->reply = action->status;
 	switch (action->type) {
 	case CONFIG_FORWARD:
 		x->end = EXCHANGE_END_DONE;
 		x->reply = 0;
-		return set_state(x, EXCHANGE_CONNECT);
+		return exchange_set_state(x, EXCHANGE_CONNECT);
 	case CONFIG_REDIRECT:
 		return answer_redirect(x);
 	case CONFIG_RESPOND:
 		x->reply_text = action->body;
 		x->reply_text_len = action->body_len;
-		return set_state(x, EXCHANGE_ANSWER);
+		return exchange_set_state(x, EXCHANGE_ANSWER);
 	default:
-		return set_state(x, EXCHANGE_REPLY);
+		return exchange_set_state(x, EXCHANGE_REPLY);
 	}
 }
 
@@ -315,21 +297,21 @@ static enum move step_connect(struct exchange *x)
 		if (x->up == NULL) {
 			enum err e = target_connect(x);
 			if (e == ERR_LIMIT || e == ERR_NOMEM)
-				return reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
+				return exchange_reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
 			if (e != ERR_OK)
-				return reply_with(x, 502, EXCHANGE_END_CONNECT_FAILED);
+				return exchange_reply_with(x, 502, EXCHANGE_END_CONNECT_FAILED);
 			x->up->owner = x;
 			x->up->on_ready = on_upstream;
 			x->upstream_name = upstream_name(x->up->upstream);
 		}
 		enum step step = upstream_conn_check(x->up);
 		if (step == STEP_DONE)
-			return set_state(x, EXCHANGE_SEND_HEAD);
+			return exchange_set_state(x, EXCHANGE_SEND_HEAD);
 		if (step == STEP_WRITE)
 			return MOVE_WAIT;
 		x->upstream->abort(x);
 		if (!target_next(x))
-			return reply_with(x, 502, EXCHANGE_END_CONNECT_FAILED);
+			return exchange_reply_with(x, 502, EXCHANGE_END_CONNECT_FAILED);
 		/* A fresh deadline for the next target. */
 		x->state_ms = loop_now_ms(x->worker->loop);
 	}
@@ -340,17 +322,17 @@ static enum move step_send_head(struct exchange *x)
 	static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
 	x->to_upstream.framing = x->request.is_chunked ? FRAMING_CHUNKED : FRAMING_LENGTH;
 	if (!x->upstream->write_head(x))
-		return reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
+		return exchange_reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
 	/* The target is there: now the client may send (RFC 9110, 10.1.1), unless it has begun
 	 * already. */
 	if (x->request.wants_continue && !x->has_continued && !x->request_body.is_done &&
 	    buf_len(&x->conn->in) == 0) {
 		if (!buf_reserve(&x->to_client.buf, &x->worker->bufs) ||
 		    !buf_append(&x->to_client.buf, go_on, sizeof(go_on) - 1))
-			return reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
+			return exchange_reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
 	}
 	x->has_continued = true;
-	return set_state(x, EXCHANGE_AWAIT_HEAD);
+	return exchange_set_state(x, EXCHANGE_AWAIT_HEAD);
 }
 
 /* Moves the request's body on. MOVE_NEXT: as far as it goes now. */
@@ -362,11 +344,11 @@ static enum move pump_request(struct exchange *x)
 		enum step filled = flow_fill(x, flow, &x->request_body, x->client->read_body);
 		if (filled == STEP_FAIL)
 			return x->request_body.reason != WIRE_OK
-				       ? reply_with(x, 400, EXCHANGE_END_BAD_REQUEST)
-				       : give_up(x, EXCHANGE_END_CLIENT_GONE);
+				       ? exchange_reply_with(x, 400, EXCHANGE_END_BAD_REQUEST)
+				       : exchange_give_up(x, EXCHANGE_END_CLIENT_GONE);
 		int64_t limit = x->worker->settings.body_bytes;
 		if (limit > 0 && x->request_body.total > limit)
-			return reply_with(x, 413, EXCHANGE_END_TOO_LARGE);
+			return exchange_reply_with(x, 413, EXCHANGE_END_TOO_LARGE);
 		enum step sent = x->upstream->flush(x);
 		/* A target that takes no more may still have answered: its answer is read first. */
 		flow->has_failed = sent == STEP_FAIL;
@@ -395,7 +377,7 @@ static enum move retry_fresh(struct exchange *x)
 	buf_release(&x->to_upstream.buf, &x->worker->bufs);
 	x->to_upstream = (struct flow){ 0 };
 	x->has_retried = true;
-	return set_state(x, EXCHANGE_CONNECT);
+	return exchange_set_state(x, EXCHANGE_CONNECT);
 }
 
 static enum move upstream_failed(struct exchange *x)
@@ -406,7 +388,7 @@ static enum move upstream_failed(struct exchange *x)
 	log_debug("proxy", "upstream failed conn=%llu target=%s reason=%s",
 		  (unsigned long long)x->conn->id, upstream_name(x->up->upstream),
 		  wire_reason_name(reason));
-	return reply_with(
+	return exchange_reply_with(
 		x, 502, reason != WIRE_OK ? EXCHANGE_END_UPSTREAM_BAD : EXCHANGE_END_UPSTREAM_GONE);
 }
 
@@ -442,13 +424,13 @@ static void frame_answer(struct exchange *x)
 static enum move take_informational(struct exchange *x)
 {
 	if (x->response.status == 101 || ++x->informational_cnt > INFORMATIONAL_MAX)
-		return reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
+		return exchange_reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
 	/* Ours was sent already, or was not wanted. */
 	if (x->response.status == 100 || x->request.minor == 0)
 		return MOVE_NEXT;
 	return x->client->write_head(x, &x->response)
 		       ? MOVE_NEXT
-		       : reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
+		       : exchange_reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
 }
 
 static enum move step_await_head(struct exchange *x)
@@ -458,7 +440,7 @@ static enum move step_await_head(struct exchange *x)
 		return move;
 	for (;;) {
 		if (x->client->flush(x) == STEP_FAIL)
-			return give_up(x, EXCHANGE_END_CLIENT_GONE);
+			return exchange_give_up(x, EXCHANGE_END_CLIENT_GONE);
 		enum step step = x->upstream->read_head(x, &x->response);
 		if (step == STEP_READ) {
 			/* Sooner than armed when the request has just ended: response, not idle. */
@@ -475,10 +457,10 @@ static enum move step_await_head(struct exchange *x)
 	}
 	frame_answer(x);
 	if (!x->client->write_head(x, &x->response))
-		return reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
+		return exchange_reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
 	x->is_head_sent = true;
 	x->status = x->response.status;
-	return set_state(x, EXCHANGE_RELAY);
+	return exchange_set_state(x, EXCHANGE_RELAY);
 }
 
 /* Moves the answer on. MOVE_NEXT: all of it was sent. */
@@ -489,11 +471,11 @@ static enum move pump_answer(struct exchange *x)
 		enum step filled = flow_fill(x, flow, &x->response_body, x->upstream->read_body);
 		enum step sent = x->client->flush(x);
 		if (sent == STEP_FAIL)
-			return give_up(x, EXCHANGE_END_CLIENT_GONE);
+			return exchange_give_up(x, EXCHANGE_END_CLIENT_GONE);
 		if (filled == STEP_FAIL || filled == STEP_EOF)
-			return give_up(x, x->response_body.reason != WIRE_OK
-						  ? EXCHANGE_END_UPSTREAM_BAD
-						  : EXCHANGE_END_UPSTREAM_GONE);
+			return exchange_give_up(x, x->response_body.reason != WIRE_OK
+							   ? EXCHANGE_END_UPSTREAM_BAD
+							   : EXCHANGE_END_UPSTREAM_GONE);
 		if (sent != STEP_DONE)
 			return MOVE_WAIT;
 		if (flow->is_ended)
@@ -515,80 +497,7 @@ static enum move step_relay(struct exchange *x)
 			return move;
 	}
 	enum move move = pump_answer(x);
-	return move == MOVE_NEXT ? set_state(x, EXCHANGE_FINISH) : move;
-}
-
-/* A local answer keeps the connection when the request's body is short: it is read and dropped
- * first. */
-static enum move step_answer(struct exchange *x)
-{
-	char sink[4096];
-	while (!x->request_body.is_done) {
-		if (x->request.wants_continue || x->request_body.total > DISCARD_MAX ||
-		    x->request_body.left > DISCARD_MAX)
-			break;
-		size_t len = 0;
-		enum step step = x->client->read_body(x, sink, sizeof(sink), &len);
-		if (step == STEP_READ || step == STEP_WRITE)
-			return MOVE_WAIT;
-		if (step != STEP_DONE && x->request_body.reason != WIRE_OK) {
-			x->location = NULL;
-			x->reply_text = NULL;
-			return reply_with(x, 400, EXCHANGE_END_BAD_REQUEST);
-		}
-		if (step != STEP_DONE)
-			return give_up(x, EXCHANGE_END_CLIENT_GONE);
-	}
-	return set_state(x, EXCHANGE_REPLY);
-}
-
-static bool start_reply(struct exchange *x)
-{
-	bool is_error_text = x->reply_text == NULL && x->reply != 204 && x->reply != 304;
-	if (is_error_text) {
-		x->reply_text =
-			arena_printf(&x->arena, "%u %s\n", x->reply, head_reason_phrase(x->reply));
-		x->reply_text_len = x->reply_text == NULL ? 0 : strlen(x->reply_text);
-	}
-	if (!x->request_body.is_done || x->worker->is_draining)
-		x->wants_close = true;
-	if (!head_write_reply(x))
-		return false;
-	x->is_head_sent = true;
-	x->status = x->reply;
-	bool has_body = x->request.method != WIRE_METHOD_HEAD && x->reply != 204 && x->reply != 304;
-	if (!has_body)
-		x->reply_text_len = 0;
-	return true;
-}
-
-static enum move step_reply(struct exchange *x)
-{
-	struct worker *w = x->worker;
-	if (!x->is_head_sent && !start_reply(x))
-		return give_up(x, EXCHANGE_END_NO_MEMORY);
-	for (;;) {
-		size_t len = buf_space(&x->to_client.buf);
-		if (x->to_client.buf.data == NULL && x->reply_text_len > 0) {
-			if (!buf_reserve(&x->to_client.buf, &w->bufs))
-				return give_up(x, EXCHANGE_END_NO_MEMORY);
-			len = buf_space(&x->to_client.buf);
-		}
-		if (len > x->reply_text_len)
-			len = x->reply_text_len;
-		if (len > 0) {
-			(void)buf_append(&x->to_client.buf, x->reply_text, len);
-			x->reply_text += len;
-			x->reply_text_len -= len;
-		}
-		enum step step = x->client->flush(x);
-		if (step == STEP_FAIL)
-			return give_up(x, EXCHANGE_END_CLIENT_GONE);
-		if (step != STEP_DONE)
-			return MOVE_WAIT;
-		if (x->reply_text_len == 0)
-			return set_state(x, EXCHANGE_FINISH);
-	}
+	return move == MOVE_NEXT ? exchange_set_state(x, EXCHANGE_FINISH) : move;
 }
 
 static enum move step_finish(struct exchange *x)
@@ -609,8 +518,8 @@ void exchange_run(struct exchange *x)
 		[EXCHANGE_READ_HEAD] = step_read_head, [EXCHANGE_ROUTE] = step_route,
 		[EXCHANGE_ADMIT] = step_admit,         [EXCHANGE_CONNECT] = step_connect,
 		[EXCHANGE_SEND_HEAD] = step_send_head, [EXCHANGE_AWAIT_HEAD] = step_await_head,
-		[EXCHANGE_RELAY] = step_relay,         [EXCHANGE_ANSWER] = step_answer,
-		[EXCHANGE_REPLY] = step_reply,         [EXCHANGE_FINISH] = step_finish,
+		[EXCHANGE_RELAY] = step_relay,         [EXCHANGE_ANSWER] = answer_await_body,
+		[EXCHANGE_REPLY] = answer_send,        [EXCHANGE_FINISH] = step_finish,
 	};
 	while (steps[x->state](x) == MOVE_NEXT)
 		;
@@ -622,31 +531,32 @@ static enum move time_out(struct exchange *x)
 	if (s->total_ms > 0 && loop_now_ms(x->worker->loop) >= x->start_ms + s->total_ms &&
 	    x->state != EXCHANGE_READ_HEAD && x->state != EXCHANGE_REPLY)
 		return x->state == EXCHANGE_RELAY || x->is_head_sent
-			       ? give_up(x, EXCHANGE_END_TOTAL_TIMEOUT)
-			       : reply_with(x, 504, EXCHANGE_END_TOTAL_TIMEOUT);
+			       ? exchange_give_up(x, EXCHANGE_END_TOTAL_TIMEOUT)
+			       : exchange_reply_with(x, 504, EXCHANGE_END_TOTAL_TIMEOUT);
 	bool waits_for_client = buf_len(&x->to_upstream.buf) == 0 && !x->to_upstream.is_ended;
 	switch (x->state) {
 	case EXCHANGE_READ_HEAD:
 		x->wants_close = true;
-		return reply_with(x, 408, EXCHANGE_END_HEADER_TIMEOUT);
+		return exchange_reply_with(x, 408, EXCHANGE_END_HEADER_TIMEOUT);
 	case EXCHANGE_CONNECT:
 		x->upstream->abort(x);
 		if (!target_next(x))
-			return reply_with(x, 504, EXCHANGE_END_CONNECT_TIMEOUT);
+			return exchange_reply_with(x, 504, EXCHANGE_END_CONNECT_TIMEOUT);
 		x->state_ms = loop_now_ms(x->worker->loop);
 		conn_arm_timer(x->conn, due_ms(x));
 		return MOVE_NEXT;
 	case EXCHANGE_AWAIT_HEAD:
-		return waits_for_client ? reply_with(x, 408, EXCHANGE_END_CLIENT_IDLE)
-					: reply_with(x, 504, EXCHANGE_END_UPSTREAM_TIMEOUT);
+		return waits_for_client
+			       ? exchange_reply_with(x, 408, EXCHANGE_END_CLIENT_IDLE)
+			       : exchange_reply_with(x, 504, EXCHANGE_END_UPSTREAM_TIMEOUT);
 	case EXCHANGE_ANSWER:
-		x->reply_text = NULL;
-		return reply_with(x, 408, EXCHANGE_END_CLIENT_IDLE);
+		return exchange_reply_with(x, 408, EXCHANGE_END_CLIENT_IDLE);
 	case EXCHANGE_RELAY:
-		return give_up(x, buf_len(&x->to_client.buf) == 0 ? EXCHANGE_END_UPSTREAM_TIMEOUT
-								  : EXCHANGE_END_CLIENT_IDLE);
+		return exchange_give_up(x, buf_len(&x->to_client.buf) == 0
+						   ? EXCHANGE_END_UPSTREAM_TIMEOUT
+						   : EXCHANGE_END_CLIENT_IDLE);
 	default:
-		return give_up(x, EXCHANGE_END_CLIENT_IDLE);
+		return exchange_give_up(x, EXCHANGE_END_CLIENT_IDLE);
 	}
 }
 

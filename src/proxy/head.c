@@ -141,7 +141,7 @@ static void put_request_framing(struct writer *w)
 		PUT(w, "\r\n");
 	}
 	if (request->accepts_trailers)
-		PUT(w, "TE: trailers\r\n");
+		PUT(w, "Connection: TE\r\nTE: trailers\r\n"); /* RFC 9110, 10.1.4 */
 }
 
 bool head_write_request(struct exchange *x)

@@ -94,7 +94,6 @@ const char *worker_date(struct worker *w);
 
 /* Looks at the published generation; cheap when it has not changed. */
 void worker_refresh_settings(struct worker *w);
-void worker_listener_accept(struct worker_listener *l);
 
 /* ---- flow ---- */
 enum framing { FRAMING_NONE, FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
@@ -268,7 +267,10 @@ struct conn {
 	bool has_sni;
 	unsigned tls_version;
 	struct buf in;
-	struct wire_h1_scan scan;
+	union {
+		struct wire_hello_scan hello; /* CONN_HELLO */
+		struct wire_h1_scan head;     /* CONN_HTTP */
+	} scan;
 	struct exchange *exchange; /* NULL between requests */
 	uint32_t request_cnt;
 	bool is_readable, is_writable, has_hung_up, has_eof;

@@ -111,9 +111,12 @@ static bool accept_one(struct worker_listener *l)
 	struct worker *w = l->worker;
 	struct sockaddr_storage ss;
 	socklen_t len = sizeof(ss);
-	int fd = fault_hits(FAULT_ACCEPT) ? -1
-					  : accept4(l->io.fd, (struct sockaddr *)&ss, &len,
-						    SOCK_NONBLOCK | SOCK_CLOEXEC);
+	bool is_fault = fault_hits(FAULT_ACCEPT);
+	int fd = is_fault ? -1
+			  : accept4(l->io.fd, (struct sockaddr *)&ss, &len,
+				    SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (is_fault)
+		errno = EMFILE;
 	if (fd < 0) {
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
 			pause_listener(l);

@@ -22,6 +22,18 @@ static void put(struct out *out, const char *s, size_t len)
 	out->len += len;
 }
 
+/* What the client sent of its target. A browser takes '\\' for '/', so "/\\name" would be another site as
+ * well. */
+static void put_target(struct out *out, const struct wire_span *span)
+{
+	for (uint32_t i = 0; i < span->len; i++) {
+		if (span->at[i] == '\\')
+			put(out, "%5C", 3);
+		else
+			put(out, span->at + i, 1);
+	}
+}
+
 static void put_value(struct out *out, const char *name, size_t name_len,
 		      const struct route_redirect *values)
 {
@@ -33,10 +45,10 @@ static void put_value(struct out *out, const char *name, size_t name_len,
 		put(out, values->host.at, values->host.len);
 		put(out, "]", is_v6);
 	} else if (name_len == 4 && memcmp(name, "path", 4) == 0) {
-		put(out, values->path.at, values->path.len);
+		put_target(out, &values->path);
 	} else if (name_len == 5 && memcmp(name, "query", 5) == 0) {
 		put(out, "?", values->query.at != NULL);
-		put(out, values->query.at, values->query.len);
+		put_target(out, &values->query);
 	} else if (name_len == 4 && memcmp(name, "port", 4) == 0) {
 		put(out, port, text_format(port, sizeof(port), "%u", (unsigned)values->port));
 	}

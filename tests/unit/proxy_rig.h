@@ -28,14 +28,14 @@
 
 /* ---- sockets ---- */
 
-static struct addr loopback(uint16_t port)
+static inline struct addr loopback(uint16_t port)
 {
 	struct addr a;
 	ck_assert_int_eq(addr_parse("127.0.0.1", port, &a), ERR_OK);
 	return a;
 }
 
-static uint16_t port_of(int fd)
+static inline uint16_t port_of(int fd)
 {
 	struct addr a = loopback(0);
 	socklen_t len = sizeof(a.v4);
@@ -43,7 +43,7 @@ static uint16_t port_of(int fd)
 	return addr_port(&a);
 }
 
-static int bound_socket(void)
+static inline int bound_socket(void)
 {
 	struct addr a = loopback(0);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -53,7 +53,7 @@ static int bound_socket(void)
 }
 
 /* A port that was free a moment ago. */
-static uint16_t free_port(void)
+static inline uint16_t free_port(void)
 {
 	int fd = bound_socket();
 	uint16_t port = port_of(fd);
@@ -68,7 +68,7 @@ struct side {
 	char data[SIDE_MAX + 1];
 };
 
-static void set_patience(int fd)
+static inline void set_patience(int fd)
 {
 	struct timeval tv = { .tv_sec = PATIENCE_MS / 1000 };
 	int one = 1;
@@ -77,7 +77,7 @@ static void set_patience(int fd)
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }
 
-static struct side *side_new(int fd)
+static inline struct side *side_new(int fd)
 {
 	struct side *s = calloc(1, sizeof(*s));
 	SP_ASSERT(s != NULL);
@@ -86,14 +86,14 @@ static struct side *side_new(int fd)
 	return s;
 }
 
-static void side_free(struct side *s)
+static inline void side_free(struct side *s)
 {
 	if (s->fd >= 0)
 		(void)close(s->fd);
 	free(s);
 }
 
-static bool side_send(struct side *s, const void *data, size_t len)
+static inline bool side_send(struct side *s, const void *data, size_t len)
 {
 	const char *at = data;
 	while (len > 0) {
@@ -106,13 +106,13 @@ static bool side_send(struct side *s, const void *data, size_t len)
 	return true;
 }
 
-static bool side_puts(struct side *s, const char *text)
+static inline bool side_puts(struct side *s, const char *text)
 {
 	return side_send(s, text, strlen(text));
 }
 
 /* One recv: its result; 0 is the end, below 0 a failure or the end of patience. */
-static ssize_t side_fill(struct side *s)
+static inline ssize_t side_fill(struct side *s)
 {
 	SP_ASSERT(s->len < SIDE_MAX);
 	ssize_t n = recv(s->fd, s->data + s->len, SIDE_MAX - s->len, 0);
@@ -122,7 +122,7 @@ static ssize_t side_fill(struct side *s)
 	return n;
 }
 
-static void side_use(struct side *s, size_t len)
+static inline void side_use(struct side *s, size_t len)
 {
 	SP_ASSERT(len <= s->len);
 	memmove(s->data, s->data + len, s->len - len + 1);
@@ -130,7 +130,7 @@ static void side_use(struct side *s, size_t len)
 }
 
 /* Reads up to mark and returns the length with it; 0: the end came first. */
-static size_t side_until(struct side *s, const char *mark)
+static inline size_t side_until(struct side *s, const char *mark)
 {
 	for (;;) {
 		const char *at = memmem(s->data, s->len, mark, strlen(mark));
@@ -142,7 +142,7 @@ static size_t side_until(struct side *s, const char *mark)
 }
 
 /* Everything up to the end of the connection. -1: it ended with a reset or not in time. */
-static ssize_t side_rest(struct side *s)
+static inline ssize_t side_rest(struct side *s)
 {
 	ssize_t n;
 	while ((n = side_fill(s)) > 0)
@@ -162,7 +162,7 @@ struct message {
 	char trailer[4096];
 };
 
-static void add_body(struct message *m, const char *data, size_t len)
+static inline void add_body(struct message *m, const char *data, size_t len)
 {
 	for (size_t i = 0; i < len; i++) {
 		if (m->body_len < sizeof(m->body) - 1)
@@ -172,7 +172,7 @@ static void add_body(struct message *m, const char *data, size_t len)
 	}
 }
 
-static unsigned sum_of(const char *data, size_t len)
+static inline unsigned sum_of(const char *data, size_t len)
 {
 	unsigned sum = 0;
 	for (size_t i = 0; i < len; i++)
@@ -180,7 +180,7 @@ static unsigned sum_of(const char *data, size_t len)
 	return sum;
 }
 
-static bool take_bytes(struct side *s, struct message *m, size_t len)
+static inline bool take_bytes(struct side *s, struct message *m, size_t len)
 {
 	while (len > 0) {
 		if (s->len == 0 && side_fill(s) <= 0)
@@ -193,7 +193,7 @@ static bool take_bytes(struct side *s, struct message *m, size_t len)
 	return true;
 }
 
-static bool take_chunks(struct side *s, struct message *m)
+static inline bool take_chunks(struct side *s, struct message *m)
 {
 	for (;;) {
 		size_t line = side_until(s, "\r\n");
@@ -217,7 +217,7 @@ static bool take_chunks(struct side *s, struct message *m)
 	return line == 2;
 }
 
-static bool take_head(struct side *s, struct message *m)
+static inline bool take_head(struct side *s, struct message *m)
 {
 	memset(m, 0, sizeof(*m));
 	size_t len = side_until(s, "\r\n\r\n");
@@ -232,7 +232,7 @@ static bool take_head(struct side *s, struct message *m)
 }
 
 /* One whole message as its head frames it. has_body false: an answer to HEAD. */
-static bool take_message(struct side *s, struct message *m, bool has_body)
+static inline bool take_message(struct side *s, struct message *m, bool has_body)
 {
 	if (!take_head(s, m))
 		return false;
@@ -262,7 +262,7 @@ struct origin {
 	unsigned request_cnt; /* atomic; counted by the scripts */
 };
 
-static void *run_origin_conn(void *arg)
+static inline void *run_origin_conn(void *arg)
 {
 	struct origin_conn *c = arg;
 	c->origin->serve(c->origin, c->side, c->nth);
@@ -270,7 +270,7 @@ static void *run_origin_conn(void *arg)
 	return NULL;
 }
 
-static void *run_origin(void *arg)
+static inline void *run_origin(void *arg)
 {
 	struct origin *o = arg;
 	for (;;) {
@@ -287,8 +287,8 @@ static void *run_origin(void *arg)
 	}
 }
 
-static void origin_start(struct origin *o,
-			 void (*serve)(struct origin *o, struct side *s, unsigned nth))
+static inline void origin_start(struct origin *o,
+				void (*serve)(struct origin *o, struct side *s, unsigned nth))
 {
 	memset(o, 0, sizeof(*o));
 	o->serve = serve;
@@ -298,7 +298,7 @@ static void origin_start(struct origin *o,
 	ck_assert_int_eq(pthread_create(&o->acceptor, NULL, run_origin, o), 0);
 }
 
-static void origin_stop(struct origin *o)
+static inline void origin_stop(struct origin *o)
 {
 	(void)shutdown(o->fd, SHUT_RDWR);
 	(void)pthread_join(o->acceptor, NULL);
@@ -324,7 +324,7 @@ struct rig {
 	uint16_t port;
 };
 
-static struct listener_set *rig_open(struct rig *r, const struct addr *wanted, size_t cnt)
+static inline struct listener_set *rig_open(struct rig *r, const struct addr *wanted, size_t cnt)
 {
 	sp_role_assume_control();
 	struct listener_change *change = NULL;
@@ -338,7 +338,7 @@ static struct listener_set *rig_open(struct rig *r, const struct addr *wanted, s
 }
 
 /* Takes over config's reference. port: of its routes. */
-static void rig_start(struct rig *r, struct config *config, uint16_t port)
+static inline void rig_start(struct rig *r, struct config *config, uint16_t port)
 {
 	sp_role_assume_control();
 	rcu_register_thread();
@@ -365,12 +365,12 @@ static void rig_start(struct rig *r, struct config *config, uint16_t port)
 	(void)rig_open(r, wanted, cnt);
 }
 
-static void nap(void)
+static inline void nap(void)
 {
 	(void)poll(NULL, 0, 2);
 }
 
-static struct worker_stats rig_stats(const struct rig *r)
+static inline struct worker_stats rig_stats(const struct rig *r)
 {
 	sp_role_assume_control();
 	struct worker_stats stats;
@@ -379,7 +379,7 @@ static struct worker_stats rig_stats(const struct rig *r)
 }
 
 /* Waits until no client is connected and no buffer is lent. */
-static void rig_await_idle(const struct rig *r)
+static inline void rig_await_idle(const struct rig *r)
 {
 	struct worker_stats stats = rig_stats(r);
 	for (int64_t until_ms = clock_now_ms() + PATIENCE_MS; clock_now_ms() < until_ms; nap()) {
@@ -392,7 +392,7 @@ static void rig_await_idle(const struct rig *r)
 		     (unsigned long long)stats.buffers_used);
 }
 
-static void rig_stop(struct rig *r)
+static inline void rig_stop(struct rig *r)
 {
 	sp_role_assume_control();
 	if (r->workers != NULL)
@@ -410,7 +410,7 @@ static void rig_stop(struct rig *r)
 	rcu_unregister_thread();
 }
 
-static struct side *rig_connect(const struct rig *r)
+static inline struct side *rig_connect(const struct rig *r)
 {
 	struct addr a = loopback(r->port);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -423,7 +423,7 @@ static struct side *rig_connect(const struct rig *r)
 }
 
 /* A proxy with one route to o, and settings ("timeouts: {...};") before it. */
-static void rig_forward(struct rig *r, const struct origin *o, const char *settings)
+static inline void rig_forward(struct rig *r, const struct origin *o, const char *settings)
 {
 	uint16_t port = free_port();
 	rig_start(r,
@@ -436,13 +436,13 @@ static void rig_forward(struct rig *r, const struct origin *o, const char *setti
 }
 
 /* Sends a request and takes its answer. */
-static bool ask(struct side *s, const char *request, struct message *m)
+static inline bool ask(struct side *s, const char *request, struct message *m)
 {
 	return side_puts(s, request) && take_message(s, m, strncmp(request, "HEAD ", 5) != 0);
 }
 
 /* A proxy that answers "ok" to everything. */
-static void rig_respond(struct rig *r)
+static inline void rig_respond(struct rig *r)
 {
 	uint16_t port = free_port();
 	rig_start(r,
@@ -454,7 +454,7 @@ static void rig_respond(struct rig *r)
 }
 
 /* The update in which nobody wants the port any more. Returns the address to open again. */
-static struct addr rig_give_up_port(struct rig *r)
+static inline struct addr rig_give_up_port(struct rig *r)
 {
 	sp_role_assume_control();
 	struct listener_set *set = listeners_at(r->listeners, 0);

@@ -4,12 +4,12 @@
 
 #define BIG_BYTES (1024 * 1024)
 
-static char big_byte(size_t i)
+static inline char big_byte(size_t i)
 {
 	return (char)('a' + i * 7 % 23);
 }
 
-static void send_big(struct side *s, bool is_chunked)
+static inline void send_big(struct side *s, bool is_chunked)
 {
 	char block[10007];
 	for (size_t at = 0; at < BIG_BYTES;) {
@@ -26,7 +26,7 @@ static void send_big(struct side *s, bool is_chunked)
 	(void)side_puts(s, is_chunked ? "0\r\n\r\n" : "");
 }
 
-static unsigned big_sum(void)
+static inline unsigned big_sum(void)
 {
 	unsigned sum = 0;
 	for (size_t i = 0; i < BIG_BYTES; i++)
@@ -35,7 +35,7 @@ static unsigned big_sum(void)
 }
 
 /* Answers with what it got: "METHOD TARGET bytes sum"; /big and /big-chunked send a MiB. */
-static void serve_report(struct origin *o, struct side *s, unsigned nth)
+static inline void serve_report(struct origin *o, struct side *s, unsigned nth)
 {
 	(void)nth;
 	struct message m;
@@ -64,7 +64,7 @@ static void serve_report(struct origin *o, struct side *s, unsigned nth)
 }
 
 /* Bodies of lengths around a buffer's, chunked, with a trailer. */
-static void serve_trailers(struct origin *o, struct side *s, unsigned nth)
+static inline void serve_trailers(struct origin *o, struct side *s, unsigned nth)
 {
 	(void)o, (void)nth;
 	struct message m;
@@ -85,7 +85,7 @@ static void serve_trailers(struct origin *o, struct side *s, unsigned nth)
 
 /* The first connection answers one request, then ends at the second: before any byte, or in its
  * head. */
-static void serve_stale(struct origin *o, struct side *s, unsigned nth)
+static inline void serve_stale(struct origin *o, struct side *s, unsigned nth)
 {
 	struct message m;
 	for (unsigned i = 0; take_message(s, &m, true); i++) {
@@ -99,7 +99,7 @@ static void serve_stale(struct origin *o, struct side *s, unsigned nth)
 }
 
 /* More than was framed: those bytes are nobody's answer. */
-static void serve_excess(struct origin *o, struct side *s, unsigned nth)
+static inline void serve_excess(struct origin *o, struct side *s, unsigned nth)
 {
 	(void)o, (void)nth;
 	struct message m;
@@ -115,7 +115,7 @@ static void serve_excess(struct origin *o, struct side *s, unsigned nth)
 }
 
 /* Answers before it has read the body, and reads no more. */
-static void serve_early(struct origin *o, struct side *s, unsigned nth)
+static inline void serve_early(struct origin *o, struct side *s, unsigned nth)
 {
 	(void)o, (void)nth;
 	struct message m;
@@ -125,7 +125,7 @@ static void serve_early(struct origin *o, struct side *s, unsigned nth)
 	(void)side_until(s, "never");
 }
 
-static void serve_silence(struct origin *o, struct side *s, unsigned nth)
+static inline void serve_silence(struct origin *o, struct side *s, unsigned nth)
 {
 	(void)o, (void)nth;
 	(void)side_until(s, "never");
@@ -147,7 +147,7 @@ struct asker {
 };
 static bool is_over; /* atomic */
 
-static void *keep_asking(void *arg)
+static inline void *keep_asking(void *arg)
 {
 	struct asker *a = arg;
 	struct message *m = malloc(sizeof(*m));
@@ -186,7 +186,7 @@ static void *keep_asking(void *arg)
 }
 
 /* Every asker has that many answers, or has given up. */
-static bool have_answers(const struct asker *askers, size_t cnt, unsigned wanted)
+static inline bool have_answers(const struct asker *askers, size_t cnt, unsigned wanted)
 {
 	for (size_t i = 0; i < cnt; i++) {
 		if (__atomic_load_n(&askers[i].answered, __ATOMIC_RELAXED) < wanted &&

@@ -523,6 +523,8 @@ static const struct {
 	{ "{path}", "a.b", "//evil.example/", NULL, 99, "/evil.example/" },
 	{ "{path}", "a.b", "////", NULL, 99, "/" },
 	{ "/{path}", "a.b", "/evil.example", NULL, 99, "/evil.example" },
+	{ "{path}", "a.b", "/\\evil.example/", NULL, 99, "/%5Cevil.example/" },
+	{ "{path}{query}", "a.b", "/\\/evil.example", "\\", 99, "/%5C/evil.example?%5C" },
 	{ "/fixed", "a.b", "/", "x", 99, "/fixed" },
 	{ "/{unknown}x", "a.b", "/", NULL, 99, "/x" },
 	{ "/open{", "a.b", "/", NULL, 99, "/open{" },

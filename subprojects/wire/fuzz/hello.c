@@ -83,6 +83,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	enum wire_hello_reason whole_reason, part_reason;
 	uint64_t seed = seed_of(data, len);
 	enum wire_step step = parse(data, len, &whole, &whole_reason);
+	struct wire_hello_scan scan = { 0 };
+	(void)wire_hello_is_ready(&scan, data, next_below(&seed, len + 1));
+	bool is_ready = wire_hello_is_ready(&scan, data, len);
+	CHECK(is_ready ? step != WIRE_MORE : step != WIRE_DONE);
 	CHECK(step != WIRE_DONE || (whole.consumed > 0 && whole.consumed <= len));
 	for (int i = 0; i < 8 && len > 0; i++) {
 		enum wire_step part_step = parse(data, next_below(&seed, len), &part, &part_reason);

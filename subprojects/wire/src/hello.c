@@ -254,6 +254,37 @@ static void read_hello(struct reader *r, struct wire_hello *hello)
 		read_extension(r, &ext_left, seen, hello);
 }
 
+bool wire_hello_is_ready(struct wire_hello_scan *scan, const uint8_t *data, size_t len)
+{
+	while (scan->wanted == 0 || scan->got < scan->wanted) {
+		if (len <= scan->next)
+			return false;
+		const uint8_t *record = data + scan->next;
+		size_t there = len - scan->next;
+		if (record[0] != TYPE_HANDSHAKE)
+			return true;
+		if (there < RECORD_HEAD)
+			return false;
+		size_t record_len = (size_t)record[3] << 8 | record[4];
+		if (record[1] != 3 || record_len == 0 || record_len > RECORD_MAX ||
+		    scan->next + RECORD_HEAD + record_len > WIRE_HELLO_MAX)
+			return true;
+		if (there < RECORD_HEAD + record_len)
+			return false;
+		for (size_t i = 0; i < record_len && scan->got + i < sizeof(scan->head); i++)
+			scan->head[scan->got + i] = record[RECORD_HEAD + i];
+		scan->got += (uint32_t)record_len;
+		scan->next += RECORD_HEAD + record_len;
+		if (scan->wanted == 0 && scan->got >= sizeof(scan->head))
+			scan->wanted = 4 + ((uint32_t)scan->head[1] << 16 |
+					    (uint32_t)scan->head[2] << 8 | scan->head[3]);
+		if (scan->wanted > 0 &&
+		    (scan->head[0] != CLIENT_HELLO || scan->wanted - 4 > WIRE_HELLO_MAX))
+			return true;
+	}
+	return true;
+}
+
 enum wire_step wire_hello_parse(const uint8_t *data, size_t len, struct wire_hello *ret_hello,
 				enum wire_hello_reason *ret_reason)
 {

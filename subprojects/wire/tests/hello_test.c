@@ -83,12 +83,16 @@ static void check_all_cuts(const char *name, const struct bytes *b, size_t hello
 			   enum wire_hello_reason want, const char *want_text)
 {
 	bool is_decided = false;
+	struct wire_hello_scan scan = { 0 };
 	for (size_t cut = 0; cut <= b->len; cut++) {
 		struct wire_hello hello = { 0 };
 		enum wire_hello_reason reason;
 		char *part = copy_exactly((const char *)b->at, cut);
 		enum wire_step step = wire_hello_parse((const uint8_t *)part, cut, &hello, &reason);
+		bool is_ready = wire_hello_is_ready(&scan, (const uint8_t *)part, cut);
 		free(part);
+		ck_assert_msg(is_ready ? step != WIRE_MORE : step != WIRE_DONE,
+			      "%s: ready %d, step %d at %zu", name, is_ready, (int)step, cut);
 		ck_assert_msg(!is_decided || step != WIRE_MORE, "%s: undecided again at %zu", name,
 			      cut);
 		if (step == WIRE_MORE)
@@ -334,6 +338,22 @@ START_TEST(bounds_the_records)
 }
 END_TEST
 
+/* By single bytes: whole when its last byte is there, and parsed once. */
+START_TEST(waits_for_the_whole)
+{
+	static struct bytes message, records;
+	static const char ext[10000] = { 0x1a, 0x1a, 9996 >> 8, 9996 & 255 };
+	build_message(&message, 0x0303, ext, sizeof(ext));
+	for (size_t record_len = 1; record_len < 20000; record_len *= 3) {
+		build_records(&records, &message, record_len);
+		struct wire_hello_scan scan = { 0 };
+		for (size_t len = 0; len < records.len; len++)
+			ck_assert_msg(!wire_hello_is_ready(&scan, records.at, len), "%zu", len);
+		ck_assert(wire_hello_is_ready(&scan, records.at, records.len));
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("hello");
@@ -343,6 +363,7 @@ int main(void)
 	tcase_add_loop_test(tc, parses_real_ones, 0, ROW_CNT(real));
 	tcase_add_loop_test(tc, refuses_at_every_cut, 0, ROW_CNT(refusals));
 	tcase_add_test(tc, bounds_the_records);
+	tcase_add_test(tc, waits_for_the_whole);
 	suite_add_tcase(suite, tc);
 	return run_suite(suite);
 }

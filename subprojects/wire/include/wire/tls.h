@@ -36,6 +36,19 @@ struct wire_hello {
 	size_t consumed; /* bytes of data that the records of the ClientHello take */
 };
 
+/* How far the records of a ClientHello were followed; zero-initialised. */
+struct wire_hello_scan {
+	size_t next;     /* where the head of the next record is */
+	uint32_t got;    /* handshake bytes in the records before it */
+	uint32_t wanted; /* of the message, with its own head; 0: not known yet */
+	uint8_t head[4];
+};
+
+/* Whether wire_hello_parse has more to say about data than MORE: the announced message is there, or its
+ * records are not what they must be. Called after each arrival with all bytes so far; each record is
+ * looked at once, so that a hello that comes by single bytes costs no more than one that comes whole. */
+bool wire_hello_is_ready(struct wire_hello_scan *scan, const uint8_t *data, size_t len);
+
 /* data: the first bytes of the connection, as far as they are there. MORE: not whole yet (at any
  * cut, over records and over reads). The result does not depend on how the bytes were cut, and what
  * is refused is refused at the byte that shows it. ret_hello is written on DONE only. Each call

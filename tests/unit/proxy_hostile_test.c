@@ -1,0 +1,181 @@
+/* proxy: what must not come of requests, clients and moments that are chosen to harm. */
+#include "proxy_scripts.h"
+
+static struct rig rig;
+static struct origin origin;
+static struct message answer;
+
+static void start_routes(const char *settings, const char *path, const char *action)
+{
+	uint16_t port = free_port();
+	rig_start(
+		&rig,
+		load_text(
+			"%s routes: ( { name = \"one\"; match = { address = \"127.0.0.1\"; ports = "
+			"[ %u ]; %s }; action = { %s }; } );",
+			settings, (unsigned)port, path, action),
+		port);
+}
+
+#define RESPOND  "type = \"respond\"; body = \"ok\";"
+#define REDIRECT "type = \"redirect\"; location = \"https://other.example{path}\";"
+
+/* ---- an answer of our own that is replaced by a refusal ---- */
+
+static const struct {
+	const char *settings, *action, *request;
+	unsigned status;
+} replaced[] = {
+	{ "timeouts: { total = \"200ms\"; };", RESPOND,
+	  "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello", 504 },
+	{ "timeouts: { total = \"200ms\"; };", REDIRECT,
+	  "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello", 504 },
+	{ "timeouts: { idle = \"200ms\"; };", REDIRECT,
+	  "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello", 408 },
+	{ "", REDIRECT, "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+	  400 },
+};
+
+START_TEST(refusal_replaces_all)
+{
+	start_routes(replaced[_i].settings, "", replaced[_i].action);
+	struct side *s = rig_connect(&rig);
+	ck_assert(ask(s, replaced[_i].request, &answer));
+	ck_assert_uint_eq(answer.status, replaced[_i].status);
+	ck_assert_msg(strtoul(answer.body, NULL, 10) == replaced[_i].status, "%s", answer.body);
+	ck_assert_ptr_null(strstr(answer.head, "\r\nLocation: "));
+	ck_assert(answer.has_closing);
+	side_free(s);
+	rig_stop(&rig);
+}
+END_TEST
+
+#define LARGE_BYTES (8 * 1024 * 1024)
+
+/* The total time is that of the exchange with a target, not of a client that reads slowly. */
+START_TEST(long_answer_outlives_total)
+{
+	static char action[LARGE_BYTES + 100];
+	int len = snprintf(action, sizeof(action), "type = \"respond\"; body = \"");
+	memset(action + len, 'b', LARGE_BYTES);
+	memcpy(action + len + LARGE_BYTES, "\";", 3);
+	start_routes("timeouts: { total = \"100ms\"; };", "", action);
+	struct side *s = rig_connect(&rig);
+	ck_assert(side_puts(s, GET));
+	(void)poll(NULL, 0, 400); /* what is tested is a time */
+	ck_assert(take_message(s, &answer, true));
+	ck_assert_uint_eq(answer.body_len, LARGE_BYTES);
+	side_free(s);
+	rig_stop(&rig);
+}
+END_TEST
+
+/* ---- what follows a request that asked for a tunnel ---- */
+
+START_TEST(refused_tunnel)
+{
+	start_routes("", "", RESPOND);
+	struct side *s = rig_connect(&rig);
+	ck_assert(side_puts(s, "CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n" GET));
+	ck_assert(take_message(s, &answer, true));
+	ck_assert_uint_eq(answer.status, 405);
+	ck_assert(answer.has_closing);
+	ck_assert_int_eq(side_rest(s), 0);
+	side_free(s);
+	rig_stop(&rig);
+}
+END_TEST
+
+/* ---- what a target gets ---- */
+
+static void serve_head(struct origin *o, struct side *s, unsigned nth)
+{
+	(void)o, (void)nth;
+	struct message m;
+	char text[1024];
+	while (take_message(s, &m, true)) {
+		(void)snprintf(text, sizeof(text), "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n",
+			       strlen(m.head));
+		(void)side_puts(s, text);
+		(void)side_puts(s, m.head);
+	}
+}
+
+/* TE is for the next hop: Connection says so (RFC 9110, 10.1.4). */
+START_TEST(te_is_named)
+{
+	origin_start(&origin, serve_head);
+	rig_forward(&rig, &origin, "");
+	struct side *s = rig_connect(&rig);
+	ck_assert(ask(s, "GET /x HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n",
+		      &answer));
+	ck_assert_msg(strstr(answer.body, "\r\nConnection: TE\r\nTE: trailers\r\n") != NULL, "%s",
+		      answer.body);
+	ck_assert(ask(s, "GET /x HTTP/1.1\r\nHost: a\r\n\r\n", &answer));
+	ck_assert_ptr_null(strstr(answer.body, "Connection: "));
+	side_free(s);
+	rig_stop(&rig);
+	origin_stop(&origin);
+}
+END_TEST
+
+/* ---- where a redirect leads ---- */
+
+START_TEST(redirect_stays_here)
+{
+	start_routes("", "", "type = \"redirect\"; location = \"{path}{query}\";");
+	struct side *s = rig_connect(&rig);
+	static const char *const paths[] = { "//evil.example", "/\\evil.example",
+					     "/\\/evil.example" };
+	for (size_t i = 0; i < SP_ARRAY_LEN(paths); i++) {
+		char request[128];
+		(void)snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: a\r\n\r\n",
+			       paths[i]);
+		ck_assert(ask(s, request, &answer));
+		ck_assert_uint_eq(answer.status, 301);
+		const char *location = strstr(answer.head, "\r\nLocation: /");
+		ck_assert(location != NULL && strchr("/\\", location[13]) == NULL);
+	}
+	side_free(s);
+	rig_stop(&rig);
+}
+END_TEST
+
+/* ---- patterns with escapes ---- */
+
+START_TEST(escaped_pattern)
+{
+	start_routes("", "path = \"/%41%2f%7e/*\";", RESPOND);
+	struct side *s = rig_connect(&rig);
+	static const char *const paths[] = { "/A%2F~/x", "/%41%2f%7E/x", "/A/~/x" };
+	for (size_t i = 0; i < SP_ARRAY_LEN(paths); i++) {
+		char request[128];
+		(void)snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: a\r\n\r\n",
+			       paths[i]);
+		ck_assert(ask(s, request, &answer));
+		ck_assert_msg(answer.status == (i < 2 ? 200 : 404), "%s: %u", paths[i],
+			      answer.status);
+	}
+	side_free(s);
+	rig_stop(&rig);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("proxy_hostile");
+	TCase *tc = tcase_create("rows");
+	tcase_set_timeout(tc, 60);
+	tcase_add_loop_test(tc, refusal_replaces_all, 0, SP_ARRAY_LEN(replaced));
+	tcase_add_test(tc, long_answer_outlives_total);
+	tcase_add_test(tc, refused_tunnel);
+	tcase_add_test(tc, te_is_named);
+	tcase_add_test(tc, redirect_stays_here);
+	tcase_add_test(tc, escaped_pattern);
+	suite_add_tcase(suite, tc);
+	SRunner *runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	int failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
