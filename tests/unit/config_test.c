@@ -610,7 +610,8 @@ START_TEST(damaged_files)
 		for (size_t j = 0; j < 1 + i % 4; j++) {
 			seed = seed * 1103515245 + 12345;
 			bytes[(seed >> 8) % len] =
-				i % 3 ? "\"{}()[];,=@ 0a\\#"[(seed >> 4) % 16] : (char)(seed >> 16);
+				(char)(i % 3 ? (uint8_t) "\"{}()[];,=@ 0a\\#"[(seed >> 4) % 16]
+					     : (uint8_t)(seed >> 16));
 		}
 		if (i % 5 == 0)
 			len = (seed >> 8) % len;

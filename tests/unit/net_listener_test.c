@@ -84,7 +84,8 @@ static void want(const struct addr *wanted, size_t cnt)
 	sp_role_assume_control();
 	struct listener_change *change = open_all(wanted, cnt);
 	size_t dropped_cnt = change->dropped_cnt;
-	memcpy(dropped, change->dropped, dropped_cnt * sizeof(dropped[0]));
+	memcpy((void *)dropped, (const void *)change->dropped,
+	       dropped_cnt * sizeof(struct listener_set *));
 	listeners_commit(ls, change);
 	for (size_t i = 0; i < dropped_cnt; i++)
 		ck_assert_int_eq(listeners_close(ls, dropped[i], &err), ERR_OK);
@@ -389,6 +390,7 @@ END_TEST
 /* Stands before the library's: lets another process listen between our bind and our listen. */
 static int other_fd = -1;
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name): glibc has __fd, __n */
 int listen(int fd, int backlog)
 {
 	char byte = 'n';

@@ -291,6 +291,7 @@ static const struct {
 START_TEST(stale_connection)
 {
 	origin_start(&origin, serve_stale);
+	/* NOLINTNEXTLINE(performance-no-int-to-ptr): a number for serve_stale */
 	origin.arg = (void *)(uintptr_t)stale[_i].last_words;
 	rig_forward(&rig, &origin, "");
 	struct side *s = rig_connect(&rig);
