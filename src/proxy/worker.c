@@ -24,15 +24,18 @@ struct workers {
 	struct worker *list[];
 };
 
+enum call_state { CALL_POSTED, CALL_TAKEN, CALL_WITHDRAWN };
+
 /* A call into a worker's thread that the control thread waits for. */
 struct call {
 	struct task task;
 	struct worker *worker;
 	void (*body)(struct worker *w, struct call *call);
-	struct listener_set *const *sets;
+	struct listener_set *const *sets; /* the caller's */
 	size_t set_cnt;
 	enum err result;
 	struct batch *batch;
+	_Atomic(enum call_state) state;
 };
 
 /* ---- on the worker ---- */
@@ -258,7 +261,6 @@ static void run_worker(void *arg)
 struct batch {
 	sem_t done;
 	atomic_uint ref_cnt; /* held by: each call until it has run, the one who asked */
-	struct listener_set **sets;
 	struct call calls[];
 };
 
@@ -267,33 +269,34 @@ static void put_batch(struct batch *batch)
 	if (atomic_fetch_sub_explicit(&batch->ref_cnt, 1, memory_order_acq_rel) != 1)
 		return;
 	(void)sem_destroy(&batch->done);
-	free((void *)batch->sets);
 	free(batch);
+}
+
+/* False: somebody was there before. */
+static bool move_call(struct call *call, enum call_state state)
+{
+	enum call_state posted = CALL_POSTED;
+	return atomic_compare_exchange_strong_explicit(&call->state, &posted, state,
+						       memory_order_acq_rel, memory_order_relaxed);
 }
 
 static void run_call(struct task *task)
 {
 	struct call *call = SP_CONTAINER_OF(task, struct call, task);
 	struct batch *batch = call->batch;
-	call->body(call->worker, call);
-	(void)sem_post(&batch->done);
+	if (move_call(call, CALL_TAKEN)) {
+		call->body(call->worker, call);
+		(void)sem_post(&batch->done);
+	}
 	put_batch(batch);
 }
 
-static struct batch *new_batch(const struct workers *ws, struct listener_set *const *sets,
-			       size_t set_cnt)
+static struct batch *new_batch(const struct workers *ws)
 {
 	struct batch *batch = calloc(1, sizeof(*batch) + ws->cnt * sizeof(struct call));
-	struct listener_set **copy = calloc(set_cnt + 1, sizeof(struct listener_set *));
-	if (batch == NULL || copy == NULL) {
-		free(batch);
-		free(copy);
+	if (batch == NULL)
 		return NULL;
-	}
-	for (size_t i = 0; i < set_cnt; i++)
-		copy[i] = sets[i];
 	(void)sem_init(&batch->done, 0, 0);
-	batch->sets = copy;
 	atomic_init(&batch->ref_cnt, ws->cnt + 1);
 	return batch;
 }
@@ -315,12 +318,23 @@ static bool wait_answer(sem_t *done, int64_t deadline_ms)
 	}
 }
 
-/* Runs body on every worker and waits. On a time-out the calls stay posted: a worker that does not
- * answer for seconds is a defect that the log names, not something to recover from. */
+/* What a worker has not begun it shall not begin later, when the caller's listeners are gone; what it
+ * has begun it ends, and that is waited for. */
+static void withdraw(const struct workers *ws, struct batch *batch, unsigned done_cnt)
+{
+	unsigned taken_cnt = 0;
+	for (unsigned i = 0; i < ws->cnt; i++)
+		taken_cnt += !move_call(&batch->calls[i], CALL_WITHDRAWN);
+	while (done_cnt < taken_cnt)
+		done_cnt += wait_answer(&batch->done, INT64_MAX);
+}
+
+/* Runs body on every worker and waits. A worker that does not answer for seconds is a defect that the
+ * log names; calls about listeners are then taken back, the others stay with it. */
 static enum err call_all(struct workers *ws, void (*body)(struct worker *w, struct call *call),
 			 struct listener_set *const *sets, size_t set_cnt, int64_t time_ms)
 {
-	struct batch *batch = new_batch(ws, sets, set_cnt);
+	struct batch *batch = new_batch(ws);
 	if (batch == NULL)
 		return ERR_NOMEM;
 	int64_t deadline_ms = clock_now_ms() + time_ms;
@@ -329,17 +343,18 @@ static enum err call_all(struct workers *ws, void (*body)(struct worker *w, stru
 			.task.run = run_call,
 			.worker = ws->list[i],
 			.body = body,
-			.sets = batch->sets,
+			.sets = sets,
 			.set_cnt = set_cnt,
 			.batch = batch,
 		};
 		loop_post(ws->list[i]->loop, &batch->calls[i].task);
 	}
-	enum err e = ERR_OK;
-	for (unsigned i = 0; i < ws->cnt && e == ERR_OK; i++) {
-		if (!wait_answer(&batch->done, deadline_ms))
-			e = ERR_TIMEOUT;
-	}
+	unsigned done_cnt = 0;
+	while (done_cnt < ws->cnt && wait_answer(&batch->done, deadline_ms))
+		done_cnt++;
+	enum err e = done_cnt == ws->cnt ? ERR_OK : ERR_TIMEOUT;
+	if (e != ERR_OK && set_cnt > 0)
+		withdraw(ws, batch, done_cnt);
 	if (e != ERR_OK)
 		log_error("proxy", "a worker has not answered for %lld ms", (long long)time_ms);
 	for (unsigned i = 0; i < ws->cnt && e == ERR_OK; i++)

@@ -161,6 +161,56 @@ START_TEST(escaped_pattern)
 }
 END_TEST
 
+/* ---- a worker that stands still ---- */
+
+static bool stands_still, is_caught; /* atomic */
+
+static void stand_still(void *arg)
+{
+	(void)arg;
+	__atomic_store_n(&is_caught, true, __ATOMIC_RELEASE);
+	while (__atomic_load_n(&stands_still, __ATOMIC_ACQUIRE))
+		nap();
+}
+
+/* A listener that a worker was to take in vain is closed and freed: it must not be taken afterwards. */
+START_TEST(late_adoption)
+{
+	sp_role_assume_control();
+	uint16_t port = free_port();
+	rig_start(&rig,
+		  load_text("acme: { port = %u; }; routes: ( { name = \"one\"; match = { address = "
+			    "\"127.0.0.1\"; ports = [ %u ]; }; action = { " RESPOND " }; } );",
+			    (unsigned)port, (unsigned)port),
+		  port);
+	struct generation *g = NULL;
+	ck_assert_int_eq(generation_fork(rig.generations, true, &g), ERR_OK);
+	generation_publish(rig.generations, g);
+	ck_assert_int_eq(challenge_add(rig.challenges, "a", "token", "token.key"), ERR_OK);
+	stands_still = true;
+	challenge_on_served(rig.challenges, stand_still, NULL);
+	struct side *s = rig_connect(&rig);
+	ck_assert(
+		side_puts(s, "GET /.well-known/acme-challenge/token HTTP/1.1\r\nHost: a\r\n\r\n"));
+	while (!__atomic_load_n(&is_caught, __ATOMIC_ACQUIRE))
+		nap();
+
+	struct addr other = loopback(free_port());
+	struct listener_change *change = NULL;
+	struct port_error error;
+	ck_assert_int_eq(listeners_open(rig.listeners, &other, 1, &change, &error), ERR_OK);
+	ck_assert_int_eq(workers_adopt(rig.workers, change->opened[0], 0), ERR_TIMEOUT);
+	ck_assert_int_eq(workers_release(rig.workers, change->opened, 1, 0), ERR_TIMEOUT);
+	listeners_abort(rig.listeners, change);
+	__atomic_store_n(&stands_still, false, __ATOMIC_RELEASE);
+
+	ck_assert(take_message(s, &answer, true));
+	ck_assert_str_eq(answer.body, "token.key");
+	side_free(s);
+	rig_stop(&rig);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("proxy_hostile");
@@ -172,6 +222,7 @@ int main(void)
 	tcase_add_test(tc, te_is_named);
 	tcase_add_test(tc, redirect_stays_here);
 	tcase_add_test(tc, escaped_pattern);
+	tcase_add_test(tc, late_adoption);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
