@@ -48,15 +48,20 @@ static int64_t due_ms(const struct exchange *x)
 		due = x->state_ms + s->connect_ms;
 		break;
 	case EXCHANGE_AWAIT_HEAD:
-		due = x->progress_ms + (x->to_upstream.is_ended ? s->response_ms : s->idle_ms);
+		/* However the head comes: single bytes and 1xx of a target give it no more time. */
+		due = x->sent_ms > 0 ? x->sent_ms + s->response_ms
+				     : x->progress_ms + (x->to_upstream.is_ended ? s->response_ms
+										 : s->idle_ms);
 		break;
 	default:
 		due = x->progress_ms + s->idle_ms;
 		break;
 	}
 	/* A reply that says so is still to be sent. */
-	if (s->total_ms > 0 && x->state != EXCHANGE_REPLY && x->start_ms + s->total_ms < due)
-		due = x->start_ms + s->total_ms;
+	int64_t end_ms = x->start_ms + s->total_ms;
+	bool is_last_word = x->state == EXCHANGE_REPLY && x->state_ms >= end_ms;
+	if (s->total_ms > 0 && end_ms < due && !is_last_word)
+		due = end_ms;
 	return due;
 }
 
@@ -352,6 +357,8 @@ static enum move pump_request(struct exchange *x)
 		enum step sent = x->upstream->flush(x);
 		/* A target that takes no more may still have answered: its answer is read first. */
 		flow->has_failed = sent == STEP_FAIL;
+		if (sent == STEP_DONE && flow->is_ended && x->sent_ms == 0)
+			x->sent_ms = loop_now_ms(x->worker->loop);
 		if (sent != STEP_DONE || filled != STEP_DONE || flow->is_ended)
 			return MOVE_NEXT;
 		if (round == PUMP_ROUNDS_MAX) {
@@ -376,6 +383,7 @@ static enum move retry_fresh(struct exchange *x)
 	x->upstream->abort(x);
 	buf_release(&x->to_upstream.buf, &x->worker->bufs);
 	x->to_upstream = (struct flow){ 0 };
+	x->sent_ms = 0;
 	x->has_retried = true;
 	return exchange_set_state(x, EXCHANGE_CONNECT);
 }

@@ -177,6 +177,7 @@ struct exchange {
 	int64_t start_ms;
 	int64_t progress_ms; /* last time that a byte moved */
 	int64_t state_ms;    /* when the state was entered */
+	int64_t sent_ms;     /* when the target had the whole request; 0: not yet */
 
 	/* request; spans point into the arena */
 	struct wire_h1_request request;
