@@ -12,7 +12,6 @@ void failure_set(struct failure *ret, enum failure_kind kind, enum err err, cons
 	char raw[FAILURE_TEXT_MAX];
 	va_list args;
 	va_start(args, fmt);
-	/* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): started above */
 	(void)vsnprintf(raw, sizeof(raw), fmt, args);
 	va_end(args);
 	*ret = (struct failure){ .kind = kind, .err = err, .retry_after_ms = -1 };

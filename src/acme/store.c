@@ -389,7 +389,8 @@ static enum err write_generation(int fd, const char *generation, const char *cha
 		gen_fd = openat(fd, generation, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (gen_fd < 0) {
 		if (reterr_text != NULL)
-			text_printf(reterr_text, "cannot make %s: %s", generation, strerror(errno));
+			text_printf(reterr_text, "cannot make %s: %s", generation,
+				    strerrordesc_np(errno));
 		return ERR_STORE;
 	}
 	json_t *root = json_pack("{s:s?, s:s?, s:I}", "directory", meta->directory, "order",

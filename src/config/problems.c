@@ -48,7 +48,6 @@ enum err problems_vadd(struct config_problems *problems, const char *file, unsig
 		return ERR_OK;
 	struct text message = { 0 };
 	char sentence[1024];
-	/* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): the caller started it */
 	if (vsnprintf(sentence, sizeof(sentence), fmt, args) < 0)
 		sentence[0] = '\0';
 	if (problems->cnt == PROBLEMS_MAX) {

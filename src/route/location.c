@@ -26,7 +26,7 @@ static void put(struct out *out, const char *s, size_t len)
  * well. */
 static void put_target(struct out *out, const struct wire_span *span)
 {
-	for (uint32_t i = 0; i < span->len; i++) {
+	for (uint32_t i = 0; span->at != NULL && i < span->len; i++) {
 		if (span->at[i] == '\\')
 			put(out, "%5C", 3);
 		else
