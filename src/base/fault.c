@@ -71,10 +71,10 @@ bool fault_draw(enum fault_kind kind)
 
 void fault_pass(const char *name)
 {
-	if (point_left == 0 || strcmp(name, point) != 0)
+	if (strcmp(name, point) != 0)
 		return;
 	SP_ASSERT(pthread_mutex_lock(&lock) == 0);
-	bool is_last = --point_left == 0;
+	bool is_last = point_left > 0 && --point_left == 0;
 	SP_ASSERT(pthread_mutex_unlock(&lock) == 0);
 	if (is_last)
 		(void)kill(getpid(), SIGKILL);
