@@ -72,6 +72,12 @@ static inline int sp_rcu_is_reading(void)
 }
 #define sp_rcu_load(pp)    __atomic_load_n((pp), __ATOMIC_CONSUME)
 #define sp_rcu_swap(pp, v) __atomic_exchange_n((pp), (v), __ATOMIC_ACQ_REL)
+/* Makes the thread that runs the callbacks of sp_rcu_retire. At the start of the process: liburcu
+ * makes it when it is first needed else, and ends the process when it cannot. */
+static inline void sp_rcu_start(void)
+{
+	(void)get_default_call_rcu_data();
+}
 static inline void sp_rcu_retire(struct rcu_head *head, void (*destroy)(struct rcu_head *))
 {
 	SP_TSAN_RELEASE();

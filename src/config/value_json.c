@@ -104,7 +104,8 @@ enum err value_from_json(const char *json, size_t len, struct arena *arena,
 		return ERR_NOMEM;
 	json_t *parsed = json_loadb(json, len, JSON_REJECT_DUPLICATES, &error);
 	if (!parsed) {
-		if (json_error_code(&error) == json_error_out_of_memory)
+		/* jansson has no word for some places where memory runs out. */
+		if (json_error_code(&error) == json_error_out_of_memory || error.text[0] == '\0')
 			return ERR_NOMEM;
 		text_format(reterr->message, sizeof(reterr->message), "JSON: %s (column %d)",
 			    error.text, error.column);

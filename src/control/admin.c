@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "admin_socket.h"
@@ -23,12 +24,13 @@
 #include "smartproxy/log.h"
 #include "wire/h1.h"
 
-#define ROOM       "control"
-#define HEAD_MAX   65536
-#define READ_BYTES 16384
-#define LINGER_MS  2000
-#define STEPS_MAX  32  /* of one connection in one turn of the loop */
-#define PAUSE_MS   100 /* without accepting, when descriptors are out */
+#define ROOM         "control"
+#define HEAD_MAX     65536
+#define READ_BYTES   16384
+#define LINGER_MS    2000
+#define OUT_HEAD_MAX 512
+#define STEPS_MAX    32  /* of one connection in one turn of the loop */
+#define PAUSE_MS     100 /* without accepting, when descriptors are out */
 
 enum conn_state { CONN_HEAD, CONN_BODY, CONN_HANDLE, CONN_WRITE, CONN_LINGER, CONN_CLOSED };
 
@@ -58,8 +60,12 @@ struct admin_conn {
 	bool wants_close, is_head_method, is_driving, is_drive_due;
 	bool has_answered;                    /* one request at least */
 	const char *field_name, *field_value; /* one more for the answer */
-	struct text out;
-	size_t sent;
+	char out_head[OUT_HEAD_MAX];
+	size_t out_head_len;
+	const char *out_body;
+	size_t out_body_len;
+	struct text out_text; /* what out_body points into, or empty */
+	size_t sent;          /* of head and body */
 	void (*gone)(void *arg);
 	void *gone_arg;
 };
@@ -82,7 +88,7 @@ static void close_conn(struct admin_conn *conn)
 	loop_remove(conn->admin->loop, &conn->io);
 	(void)close(fd);
 	free(conn->in);
-	text_fini(&conn->out);
+	text_fini(&conn->out_text);
 	list_remove(&conn->link);
 	conn->admin->conn_cnt--;
 	conn->free_task.run = free_conn;
@@ -149,28 +155,32 @@ static void drive_soon(struct admin_conn *conn)
 	loop_defer(conn->admin->loop, &conn->drive_task);
 }
 
+/* An answer that has begun can be ended: its head needs no memory, and its body is there. */
 void admin_answer(struct admin_conn *conn, unsigned status, const char *type, struct text *body)
 {
 	static const char no_memory[] =
-		"{\"error\":{\"code\":\"nomem\",\"message\":\"out of memory\"}}\n";
+		"{\"error\":{\"code\":\"nomem\",\"message\":\"out of memory\",\"problems\":[]}}\n";
 	SP_ASSERT(conn->state != CONN_WRITE && conn->state != CONN_CLOSED);
-	conn->gone = NULL;
-	if (body->has_failed) {
-		text_fini(body);
-		text_puts(body, no_memory);
+	bool has_failed = body->has_failed;
+	if (has_failed) {
 		status = 503;
 		type = "application/json";
 	}
-	text_printf(&conn->out, "HTTP/1.1 %u %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n",
-		    status, status_text(status), type, body->len);
-	if (conn->field_name != NULL)
-		text_printf(&conn->out, "%s: %s\r\n", conn->field_name, conn->field_value);
-	text_printf(&conn->out, "Cache-Control: no-store\r\n%s\r\n",
-		    conn->wants_close ? "Connection: close\r\n" : "");
-	if (!conn->is_head_method && body->len > 0)
-		text_add(&conn->out, body->data, body->len);
-	text_fini(body);
-	conn->wants_close |= conn->out.has_failed;
+	size_t len = has_failed ? sizeof(no_memory) - 1 : body->len;
+	conn->gone = NULL;
+	conn->out_body = has_failed ? no_memory : body->data;
+	conn->out_body_len = conn->is_head_method ? 0 : len;
+	conn->out_text = *body;
+	*body = (struct text){ 0 };
+	bool has_field = conn->field_name != NULL;
+	conn->out_head_len = text_format(
+		conn->out_head, sizeof(conn->out_head),
+		"HTTP/1.1 %u %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s%s%s%s"
+		"Cache-Control: no-store\r\n%s\r\n",
+		status, status_text(status), type, len, has_field ? conn->field_name : "",
+		has_field ? ": " : "", has_field ? conn->field_value : "", has_field ? "\r\n" : "",
+		conn->wants_close ? "Connection: close\r\n" : "");
+	SP_ASSERT(conn->out_head_len < sizeof(conn->out_head) - 1);
 	conn->field_name = conn->field_value = NULL;
 	conn->state = CONN_WRITE;
 	arm(conn, ADMIN_REQUEST_MS);
@@ -344,17 +354,30 @@ static void begin_next(struct admin_conn *conn)
 	conn->in_len = left;
 	conn->head_len = conn->body_len = conn->sent = 0;
 	conn->scan = (struct wire_h1_scan){ 0 };
-	text_fini(&conn->out);
+	text_fini(&conn->out_text);
 	conn->state = CONN_HEAD;
 	conn->has_answered = true;
 	arm(conn, left > 0 ? ADMIN_REQUEST_MS : ADMIN_IDLE_MS);
 }
 
+static ssize_t send_rest(const struct admin_conn *conn)
+{
+	size_t head_len = conn->out_head_len;
+	size_t head_at = conn->sent < head_len ? conn->sent : head_len;
+	size_t body_at = conn->sent - head_at;
+	struct iovec parts[2] = {
+		{ (char *)conn->out_head + head_at, head_len - head_at },
+		{ conn->out_body == NULL ? NULL : (char *)conn->out_body + body_at,
+		  conn->out_body_len - body_at },
+	};
+	const struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
+	return sendmsg(conn->io.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 static bool step_write(struct admin_conn *conn)
 {
-	while (conn->sent < conn->out.len) {
-		ssize_t n = send(conn->io.fd, conn->out.data + conn->sent,
-				 conn->out.len - conn->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (conn->sent < conn->out_head_len + conn->out_body_len) {
+		ssize_t n = send_rest(conn);
 		if (n > 0) {
 			conn->sent += (size_t)n;
 			arm(conn, ADMIN_REQUEST_MS);

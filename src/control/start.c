@@ -192,8 +192,10 @@ enum err control_start(struct control *control, struct config *config)
 		config->global.workers > 0 ? config->global.workers : thread_cpu_cnt();
 	log_debug(ROOM, "descriptors limit=%lu", privilege_raise_files());
 	enum err e = privilege_drop(config);
-	if (e == ERR_OK)
+	if (e == ERR_OK) {
+		sp_rcu_start(); /* after the drop: a capability is each thread's own */
 		e = fail("TLS", tls_init());
+	}
 	if (e == ERR_OK)
 		e = make_parts(control);
 	if (e == ERR_OK)

@@ -1,4 +1,5 @@
 """The control thread: one client of the admin API does not lock out the others, nothing blocks it, nothing makes it spin; privileges."""
+import http.client
 import os
 import re
 import socket
@@ -199,6 +200,31 @@ def test_the_metrics_are_what_prometheus_reads(t):
             assert match.group(1, 2) not in samples, line
             samples.add(match.group(1, 2))
     assert len(types) > 30 and len(samples) > len(types)
+
+
+def test_an_answer_is_whole_or_has_not_begun(t):
+    from test_faults import start_under_faults
+    p = start_under_faults(t, "malloc=0.01", [respond("a", [t.port()])])
+    statuses = set()
+    for _ in range(600):
+        try:
+            statuses.add(p.api("GET", "/metrics").status)
+        except http.client.IncompleteRead:
+            raise
+        except (OSError, http.client.HTTPException):
+            pass # not begun
+    assert statuses == {200, 503}, statuses
+
+
+def test_the_first_certificate_to_go_needs_no_new_thread(t):
+    """What is made late can fail late: liburcu ends the process when its own thread cannot be made."""
+    port = t.port()
+    leaf = make_leaf(t.dir, "leaf", ["a.test"], make_ca(t.dir))
+    p = t.proxy([respond("a", [port], tls=static_tls(*leaf))])
+    threads = os.listdir(f"/proc/{p.pid}/task")
+    assert p.put_routes([respond("a", [port])]).status == 200
+    until(lambda: p.status()["retired_generations"] == 0, 5, "the old generation is gone")
+    assert os.listdir(f"/proc/{p.pid}/task") == threads
 
 
 def test_a_worker_that_does_not_answer_refuses_the_update_and_no_more(t):
