@@ -162,10 +162,11 @@ const char *rule_name(char *text)
 static void strip_brackets(char *text)
 {
 	size_t len = strlen(text);
-	if (len > 2 && text[0] == '[' && text[len - 1] == ']') {
-		memmove(text, text + 1, len - 2);
-		text[len - 2] = '\0';
-	}
+	if (len <= 2 || text[0] != '[' || text[len - 1] != ']')
+		return;
+	for (size_t i = 0; i < len - 2; i++)
+		text[i] = text[i + 1];
+	text[len - 2] = '\0';
 }
 
 /* The address's one form, where it is not longer than what was written. */
