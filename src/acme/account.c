@@ -332,11 +332,14 @@ static void arm_probe(struct ca *ca)
 static void on_probed(void *arg, bool is_up)
 {
 	struct ca *ca = arg;
+	if (ca->ref_cnt == 0)
+		return; /* about to be buried */
 	if (!is_up) {
 		ca->probe_ms = ca->probe_ms * 2 > PROBE_MAX_MS ? PROBE_MAX_MS : ca->probe_ms * 2;
 		arm_probe(ca);
 		return;
 	}
+	loop_timer_disarm(ca->acme->loop, &ca->probe_timer);
 	ca->probe_ms = 0;
 	log_info("acme", "the CA answers again directory=%s", ca->directory);
 	manager_on_ca_up(ca->acme, ca);
@@ -345,9 +348,10 @@ static void on_probed(void *arg, bool is_up)
 static void on_probe_timer(struct timer *timer)
 {
 	struct ca *ca = SP_CONTAINER_OF(timer, struct ca, probe_timer);
+	if (ca->probe_ms == 0)
+		return; /* it answers: nothing to watch */
 	client_probe(ca->client, on_probed, ca);
-	if (ca->probe_ms != 0 &&
-	    ca->probe_timer.due_ms == 0) /* a lost probe must not end the watch */
+	if (ca->probe_timer.due_ms == 0) /* a lost probe must not end the watch */
 		loop_timer_arm(ca->acme->loop, &ca->probe_timer,
 			       loop_now_ms(ca->acme->loop) + 60000);
 }
@@ -460,6 +464,9 @@ void ca_put(struct ca *ca)
 	write_bucket(ca);
 	loop_timer_disarm(ca->acme->loop, &ca->bucket_timer);
 	loop_timer_disarm(ca->acme->loop, &ca->probe_timer);
+	/* Its answer would find a CA that nobody holds any more. */
+	client_cancel(ca->account_call);
+	ca->account_call = NULL;
 	ca->burial.run = bury;
 	if (ca->acme->is_freeing)
 		bury(&ca->burial);

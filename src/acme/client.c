@@ -24,6 +24,8 @@
 #define RETRY_AFTER_MAX_MS 30000 /* a longer one ends the call, and the order waits */
 #define DIRECTORY_LIFE_MS  (INT64_C(12) * 3600 * 1000)
 
+#define STALE_TRIES_MAX 8
+
 struct call {
 	struct list link;      /* client->calls */
 	struct list wait_link; /* client->waiting, or to itself */
@@ -33,7 +35,7 @@ struct call {
 	struct http_call *http_call;
 	struct timer timer;
 	int64_t nonce_since_ms; /* of the first badNonce; 0: none yet */
-	unsigned nonce_tries, net_tries;
+	unsigned nonce_tries, net_tries, stale_tries;
 	bool has_refetched;
 	char *nonce; /* of a badNonce answer: for the next try */
 };
@@ -373,7 +375,8 @@ static void rest(struct call *call, int64_t ms)
 /* No usable answer: again after a rest, or the end. */
 static void retry(struct call *call, const struct http_response *res, int64_t retry_after_ms)
 {
-	if (res->is_stale) { /* nothing was lost but a kept connection */
+	/* Nothing was lost but a kept connection; one that is lost again and again is a network error. */
+	if (res->is_stale && ++call->stale_tries <= STALE_TRIES_MAX) {
 		enqueue(call);
 		return;
 	}

@@ -283,6 +283,7 @@ enum err http_new(struct loop *loop, const char *ca_file, struct http **ret_http
 	curl_multi_setopt(h->multi, CURLMOPT_TIMERFUNCTION, on_want_timer);
 	curl_multi_setopt(h->multi, CURLMOPT_TIMERDATA, h);
 	curl_multi_setopt(h->multi, CURLMOPT_MAX_HOST_CONNECTIONS, CONNECTIONS_MAX);
+	curl_multi_setopt(h->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, CONNECTIONS_MAX);
 	curl_multi_setopt(h->multi, CURLMOPT_MAXCONNECTS, CONNECTIONS_MAX);
 	*ret_http = h;
 	return ERR_OK;

@@ -353,7 +353,7 @@ static enum order_state settle_failed(struct order *o, const struct authz *faile
 	for (size_t i = 0; i < o->authz_cnt; i++)
 		if (authz_is_triggered(&o->authzs[i]))
 			authz_run(&o->authzs[i]);
-	if (order_is_validating(o))
+	if (order_is_validating(o) && clock_boot_ms() <= o->give_up_boot_ms)
 		return ORDER_WAIT;
 	o->failure = failed->failure;
 	if (strcmp(o->failure.type, "accountDoesNotExist") == 0)
@@ -516,8 +516,11 @@ static enum order_state step_download(struct order *o)
 /* Served first, then written: what the disk does is no reason to wait. */
 static enum order_state step_install(struct order *o)
 {
+	/* Its own save, or an older one that a slow disk still has: the end of either comes back here. */
+	if (o->cert->save != NULL)
+		return ORDER_WAIT;
 	if (o->tls == NULL)
-		return o->cert->save != NULL ? ORDER_WAIT : ORDER_DONE;
+		return ORDER_DONE;
 	fault_point("acme-issued-before");
 	journal_mark(o, "issued");
 	fault_point("acme-issued-after");

@@ -87,11 +87,13 @@ int64_t plan_backoff_ms(enum failure_kind kind, uint32_t run, int64_t retry_afte
 {
 	static const int64_t validation_s[] = { 60, 600, 6000, DAY_S };
 	int64_t ms = HOUR_MS;
-	SP_ASSERT(run > 0);
+	if (run == 0) /* a count that went round, out of a file */
+		run = UINT32_MAX;
 	if (kind == FAILURE_VALIDATION)
 		ms = 1000 * validation_s[run > 4 ? 3 : run - 1];
 	else if (kind == FAILURE_RATE_LIMIT)
-		ms = retry_after_ms >= 0 ? 0 : HOUR_MS;
+		/* A Retry-After of nothing, or in the past, must not become a storm. */
+		ms = retry_after_ms < 0 ? HOUR_MS : INT64_C(1000) << (run < 10 ? run - 1 : 9);
 	else if (run < 10)
 		ms = INT64_C(5000) << (run - 1);
 	return ms > retry_after_ms ? ms : retry_after_ms;

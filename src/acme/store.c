@@ -161,7 +161,7 @@ void store_cert_name(char dst[STORE_NAME_MAX], const char *const *names, size_t 
 		     enum tls_key_type key_type)
 {
 	struct text all = { 0 };
-	bool is_plain = copy_safe(dst, 240, names[0]) && name_cnt == 1 && key_type == TLS_KEY_P256;
+	bool is_plain = copy_safe(dst, 220, names[0]) && name_cnt == 1 && key_type == TLS_KEY_P256;
 	if (is_plain)
 		return;
 	text_puts(&all, tls_key_type_name(key_type));
