@@ -106,35 +106,6 @@ static void arm(struct admin_conn *conn, int64_t wait_ms)
 	loop_timer_arm(conn->admin->loop, &conn->timer, loop_now_ms(conn->admin->loop) + wait_ms);
 }
 
-static const char *status_text(unsigned status)
-{
-	static const struct {
-		unsigned status;
-		const char *text;
-	} texts[] = {
-		{ 200, "OK" },
-		{ 400, "Bad Request" },
-		{ 404, "Not Found" },
-		{ 405, "Method Not Allowed" },
-		{ 408, "Request Timeout" },
-		{ 409, "Conflict" },
-		{ 411, "Length Required" },
-		{ 413, "Content Too Large" },
-		{ 414, "URI Too Long" },
-		{ 417, "Expectation Failed" },
-		{ 431, "Request Header Fields Too Large" },
-		{ 500, "Internal Server Error" },
-		{ 501, "Not Implemented" },
-		{ 503, "Service Unavailable" },
-		{ 505, "HTTP Version Not Supported" },
-	};
-	for (size_t i = 0; i < SP_ARRAY_LEN(texts); i++) {
-		if (texts[i].status == status)
-			return texts[i].text;
-	}
-	return "Unknown";
-}
-
 void admin_answer_field(struct admin_conn *conn, const char *name, const char *value)
 {
 	conn->field_name = name;
@@ -177,7 +148,7 @@ void admin_answer(struct admin_conn *conn, unsigned status, const char *type, st
 		conn->out_head, sizeof(conn->out_head),
 		"HTTP/1.1 %u %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s%s%s%s"
 		"Cache-Control: no-store\r\n%s\r\n",
-		status, status_text(status), type, len, has_field ? conn->field_name : "",
+		status, wire_h1_status_phrase(status), type, len, has_field ? conn->field_name : "",
 		has_field ? ": " : "", has_field ? conn->field_value : "", has_field ? "\r\n" : "",
 		conn->wants_close ? "Connection: close\r\n" : "");
 	SP_ASSERT(conn->out_head_len < sizeof(conn->out_head) - 1);

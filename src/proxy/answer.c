@@ -56,8 +56,8 @@ static bool start_reply(struct exchange *x)
 {
 	bool is_error_text = x->reply_text == NULL && x->reply != 204 && x->reply != 304;
 	if (is_error_text) {
-		x->reply_text =
-			arena_printf(&x->arena, "%u %s\n", x->reply, head_reason_phrase(x->reply));
+		x->reply_text = arena_printf(&x->arena, "%u %s\n", x->reply,
+					     wire_h1_status_phrase(x->reply));
 		x->reply_text_len = x->reply_text == NULL ? 0 : strlen(x->reply_text);
 	}
 	if (!x->request_body.is_done || x->worker->is_draining)

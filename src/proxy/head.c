@@ -188,57 +188,6 @@ bool head_write_trailers(struct flow *flow, const struct body_source *source, bo
 
 /* ---- to clients ---- */
 
-static const struct {
-	unsigned status;
-	const char *phrase;
-} phrases[] = {
-	{ 100, "Continue" },
-	{ 102, "Processing" },
-	{ 103, "Early Hints" },
-	{ 200, "OK" },
-	{ 201, "Created" },
-	{ 202, "Accepted" },
-	{ 204, "No Content" },
-	{ 206, "Partial Content" },
-	{ 301, "Moved Permanently" },
-	{ 302, "Found" },
-	{ 303, "See Other" },
-	{ 304, "Not Modified" },
-	{ 307, "Temporary Redirect" },
-	{ 308, "Permanent Redirect" },
-	{ 400, "Bad Request" },
-	{ 401, "Unauthorized" },
-	{ 403, "Forbidden" },
-	{ 404, "Not Found" },
-	{ 405, "Method Not Allowed" },
-	{ 408, "Request Timeout" },
-	{ 409, "Conflict" },
-	{ 410, "Gone" },
-	{ 413, "Content Too Large" },
-	{ 414, "URI Too Long" },
-	{ 417, "Expectation Failed" },
-	{ 418, "I'm a teapot" },
-	{ 421, "Misdirected Request" },
-	{ 429, "Too Many Requests" },
-	{ 431, "Request Header Fields Too Large" },
-	{ 451, "Unavailable For Legal Reasons" },
-	{ 500, "Internal Server Error" },
-	{ 501, "Not Implemented" },
-	{ 502, "Bad Gateway" },
-	{ 503, "Service Unavailable" },
-	{ 504, "Gateway Timeout" },
-	{ 505, "HTTP Version Not Supported" },
-};
-
-const char *head_reason_phrase(unsigned status)
-{
-	for (size_t i = 0; i < SP_ARRAY_LEN(phrases); i++) {
-		if (phrases[i].status == status)
-			return phrases[i].phrase;
-	}
-	return "";
-}
-
 static void put_status(struct writer *w, unsigned status, const struct wire_span *phrase)
 {
 	PUT(w, "HTTP/1.1 ");
@@ -247,7 +196,7 @@ static void put_status(struct writer *w, unsigned status, const struct wire_span
 	if (phrase != NULL)
 		put_span(w, phrase);
 	else
-		put_text(w, head_reason_phrase(status));
+		put_text(w, wire_h1_status_phrase(status));
 	PUT(w, "\r\n");
 }
 

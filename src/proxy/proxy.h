@@ -235,7 +235,6 @@ bool head_write_request(struct exchange *x);
 bool head_write_response(struct exchange *x, const struct wire_h1_response *response);
 bool head_write_reply(struct exchange *x);
 bool head_write_trailers(struct flow *flow, const struct body_source *source, bool is_wanted);
-const char *head_reason_phrase(unsigned status);
 
 /* Flows (flow.c): fills flow->buf from a side's body and frames it. STEP_DONE: flow->buf has bytes
  * or flow->is_ended. */

@@ -55,6 +55,8 @@ enum wire_reason {
 const char *wire_reason_name(enum wire_reason reason); /* "bare_lf" */
 /* The status to answer a refused request with: 400, 414, 417, 431, 501 or 505. */
 unsigned wire_h1_status(enum wire_reason reason);
+/* The reason phrase that RFC 9110, 15 gives a status; "" when this table has none. Static storage. */
+const char *wire_h1_status_phrase(unsigned status);
 
 struct wire_span {
 	const char *at;
