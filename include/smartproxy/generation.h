@@ -12,6 +12,7 @@
 
 #include "smartproxy/config.h"
 #include "smartproxy/err.h"
+#include "smartproxy/limit.h"
 #include "smartproxy/rcu.h"
 #include "smartproxy/route.h"
 #include "smartproxy/text.h"
@@ -26,8 +27,6 @@ struct generation {
 	const struct route_index *routes;
 	bool has_challenge_route;
 	uint16_t challenge_port;
-	uint32_t *const
-		*cursors; /* [worker][route ix]: round robin; each worker writes its own row */
 	/* the control thread's own */
 	struct routing *routing;
 	struct generation_pins *pins;
@@ -37,11 +36,11 @@ struct generation {
 
 struct generations;
 enum err generations_new(unsigned worker_cnt, struct upstreams *upstreams, struct tls_slots *slots,
-			 struct generations **ret_generations) SP_MUST_USE;
+			 struct limits *limits, struct generations **ret_generations) SP_MUST_USE;
 /* After the workers have been joined: publishes NULL, frees all. */
 void generations_free(struct generations *gs) SP_ON_CONTROL SP_NO_RCU;
 
-/* Compiles routes, resolves targets, reads certificate files; takes a reference of config. Nothing
+/* Compiles routes, makes groups of targets (names that are new begin to be looked up), reads certificate files; takes a reference of config. Nothing
  * of it is visible before generation_publish. ERR_CONFIG, ERR_NOMEM, ... with a sentence in
  * *reterr. */
 enum err generation_build(struct generations *gs, struct config *config, bool has_challenge_route,

@@ -18,20 +18,21 @@
 #include "smartproxy/config.h"
 #include "smartproxy/err.h"
 #include "wire/h1.h"
+#include "wire/tls.h"
 
 struct route_index;
+struct limit_counter;
 struct tls_slot;
-struct upstream;
+struct upstream_group;
 
 /* A compiled route. Strings live in its configuration or in the index's arena. */
 struct route {
 	const struct config_route *config;
 	struct tls_slot *slot; /* NULL: plain; owned by the index's maker */
-	uint32_t ix;           /* among the enabled routes, in file order; for per-worker state */
-	/* forward: the smooth weighted order of target indexes, walked by a per-worker cursor */
-	const uint16_t *schedule;
-	uint32_t schedule_len;
-	struct upstream **upstreams; /* of each target; filled by the generation room */
+	uint32_t ix;           /* among the enabled routes, in file order */
+	/* Filled and owned by the generation room. */
+	struct upstream_group *group;  /* forward */
+	struct limit_counter *counter; /* NULL: no max_connections */
 };
 
 /* What a lookup decides by. host: normalised, lower case, no port; len 0: none. path: normalised.
@@ -64,9 +65,37 @@ const struct route *route_find(const struct route_index *index,
  * NULL: the port has no TLS route. */
 struct tls_slot *route_find_slot(const struct route_index *index, uint16_t port, const char *sni,
 				 size_t sni_len);
-/* Do connections of the listener on this address and port start with TLS? The configuration keeps
- * the routes of one listener all alike. */
-bool route_listener_is_tls(const struct route_index *index, const struct addr *listen);
+/* What connections of the listener on this address and port start with. The configuration keeps the routes of
+ * one listener all alike. */
+enum route_listener {
+	ROUTE_LISTENER_HTTP,
+	ROUTE_LISTENER_TCP, /* raw: a route is known before any byte */
+	ROUTE_LISTENER_TLS, /* a ClientHello: terminated or passed through */
+};
+enum route_listener route_listener_kind(const struct route_index *index, const struct addr *listen);
+/* Does this listener take PROXY headers ("listeners" of the configuration names its port), and does it believe
+ * this peer's? */
+enum route_trust { ROUTE_TRUST_OFF, ROUTE_TRUST_PEER, ROUTE_TRUST_NOT };
+enum route_trust route_listener_trust(const struct route_index *index, const struct addr *listen,
+				      const struct addr *peer);
+
+/* Decides by what is known before HTTP: port, SNI, ALPN, client address. */
+struct route_l4 {
+	const struct addr *listen;
+	const struct addr *client;
+	const struct wire_hello *hello; /* NULL: ROUTE_LISTENER_TCP */
+};
+enum route_l4_verdict {
+	ROUTE_L4_HTTP,   /* terminate TLS with route_find_slot's slot, then HTTP */
+	ROUTE_L4_TUNNEL, /* *ret_route: passthrough, or TCP (behind TLS: with its slot) */
+	ROUTE_L4_NONE,   /* nothing takes it: unrecognized_name, or close */
+};
+/* Among the routes of the port whose domains have the SNI the best in rank wins; HTTP routes count whatever
+ * their path, methods and headers. Without SNI: the port's single passthrough route if there is just one, else
+ * the best route without domains, else (no passthrough on the port) HTTP with the default slot. An SNI that
+ * nothing has: as HTTP on a port without passthrough and TCP routes, else none. */
+enum route_l4_verdict route_find_l4(const struct route_index *index, const struct route_l4 *want,
+				    const struct route **ret_route);
 size_t route_index_cnt(const struct route_index *index);
 /* Enabled routes in file order. */
 struct route *route_index_at(const struct route_index *index, size_t ix);

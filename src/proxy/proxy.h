@@ -5,6 +5,8 @@
  *   worker     one thread, one loop, its pools and counters
  *   conn       one client connection: accept, TLS, then one exchange after another
  *   exchange   one request and its answer
+ *   tunnel     bytes both ways: raw TCP, TLS passed through, an upgraded WebSocket
+ *   target     the way from a route to a ready connection, for an exchange or a tunnel
  *   flow       payload under way in one direction of an exchange, framed in place
  */
 #include <stdint.h>
@@ -13,6 +15,7 @@
 #include "smartproxy/assert.h"
 #include "smartproxy/buf.h"
 #include "smartproxy/generation.h"
+#include "smartproxy/limit.h"
 #include "smartproxy/list.h"
 #include "smartproxy/log.h"
 #include "smartproxy/loop.h"
@@ -21,6 +24,7 @@
 #include "smartproxy/upstream.h"
 #include "smartproxy/worker.h"
 #include "wire/h1.h"
+#include "wire/proxy.h"
 #include "wire/tls.h"
 #include "wire/uri.h"
 
@@ -50,7 +54,9 @@ struct worker_listener {
 struct worker_settings {
 	uint64_t generation_number;
 	int64_t header_ms, idle_ms, connect_ms, response_ms, total_ms;
-	uint32_t head_bytes, field_cnt, target_bytes, connections;
+	int64_t hello_ms, tunnel_idle_ms, tunnel_max_ms;
+	uint32_t head_bytes, field_cnt, target_bytes;
+	struct limit_settings limits;
 	int64_t body_bytes;
 	bool wants_access_log, is_access_json;
 };
@@ -94,6 +100,38 @@ const char *worker_date(struct worker *w);
 
 /* Looks at the published generation; cheap when it has not changed. */
 void worker_refresh_settings(struct worker *w);
+
+/* ---- target: choose, wait for a place, connect (target.c) ---- */
+enum target_phase { TARGET_CHOOSE, TARGET_QUEUE, TARGET_CONNECT, TARGET_READY };
+struct target {
+	struct conn *conn;
+	const struct route *route; /* under the owner's pin until the connection is ready */
+	struct upstream_choice choice;
+	struct upstream_ticket ticket;
+	struct upstream_conn *up; /* set in CONNECT and READY */
+	enum target_phase phase;
+	int64_t phase_ms; /* when it began */
+	bool wants_fresh; /* no pooled connection: tunnels, and a retry after a stale one */
+	const char *alpn; /* towards a TLS target */
+	void (*on_event)(struct target *target); /* something may go on: run again */
+	void *owner;
+	/* after STEP_FAIL */
+	unsigned status; /* 502, 503, 504 */
+	enum exchange_end end;
+};
+/* Zeroed target with conn, route, alpn, on_event and owner set; choice.key_hash and cookie as the group
+ * wants. STEP_DONE: up is ready; STEP_READ: on_event comes, or target_due_ms; STEP_FAIL: no target is left.
+ * Failures to connect go on to the next address and the next target by themselves, within the budget. */
+enum step target_run(struct target *t);
+/* When the present phase is overdue; then target_time_out, which answers as target_run. */
+int64_t target_due_ms(const struct target *t);
+enum step target_time_out(struct target *t);
+/* What became of it (UPSTREAM_FAILURE_NONE: well), once for each READY. */
+void target_report(struct target *t, enum upstream_failure failure, const char *why);
+/* Another try after a failure that target_report was told of; false: not allowed. Goes back to CHOOSE. */
+bool target_retry(struct target *t);
+/* Parks or closes the connection and gives the place back. Harmless when there is nothing. */
+void target_release(struct target *t, bool is_clean);
 
 /* ---- flow ---- */
 enum framing { FRAMING_NONE, FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
@@ -195,13 +233,10 @@ struct exchange {
 	const struct route *route;
 
 	/* target */
-	struct upstream_conn *up;
+	struct target to; /* to.up: the connection, from CONNECT to FINISH */
 	const char *upstream_name; /* of the last target tried; lives as long as the pin */
 	struct buf up_in;
 	struct wire_h1_scan up_scan;
-	unsigned try_cnt;
-	unsigned addr_ix;
-	uint32_t schedule_at;
 	bool has_retried;
 	unsigned informational_cnt;
 
@@ -252,15 +287,44 @@ enum step body_read(struct exchange *x, const struct body_reader *reader, char *
 		    size_t *ret_len);
 
 /* ---- conn ---- */
-enum conn_state { CONN_HELLO, CONN_HANDSHAKE, CONN_HTTP, CONN_LINGER, CONN_CLOSED };
+enum conn_state {
+	CONN_PROXY, /* waits for a PROXY header */
+	CONN_HELLO,
+	CONN_HANDSHAKE,
+	CONN_HTTP,
+	CONN_TUNNEL,
+	CONN_LINGER,
+	CONN_CLOSED
+};
+
+/* What a PROXY header said beyond addresses; only for connections that had one. */
+struct conn_proxy {
+	struct addr dst;
+	char unique_id[WIRE_PROXY_UNIQUE_ID_MAX];
+	uint8_t unique_id_len;
+	char authority[256];
+	uint8_t authority_len;
+};
+struct tunnel;
 
 struct conn {
 	struct io io; /* armed once, edge-triggered, both directions */
 	struct list link;
 	struct worker *worker;
 	enum conn_state state;
-	struct addr client, listen;
+	struct addr client, peer, listen; /* peer: as the kernel says; client: after a PROXY header */
 	uint16_t port;
+	struct conn_proxy *proxy; /* owned; NULL: no PROXY header, or nothing in it */
+	/* A TCP route behind TLS: known before the handshake, pinned until the tunnel has it. */
+	const struct generation *generation;
+	const struct route *route;
+	struct limit_counter *route_counter; /* of the route that it is counted for; NULL: none */
+	struct tunnel *tunnel;               /* CONN_TUNNEL */
+	int64_t accepted_ms;
+	uint64_t bytes_in, bytes_out;
+	enum exchange_end end; /* why it ends, for worker_stats.conn_ends */
+	bool is_ip_counted;
+	uint8_t ipv6_prefix; /* that it was counted with */
 	uint64_t id;
 	struct tls_conn *tls; /* NULL: plain */
 	uint64_t slot_hash;   /* of the certificate slot in use */
@@ -293,3 +357,37 @@ void conn_linger(struct conn *conn);
 void conn_arm_timer(struct conn *conn, int64_t due_ms);
 enum step conn_recv(struct conn *conn, void *dst, size_t cap, size_t *ret_len);
 enum step conn_send(struct conn *conn, const void *src, size_t len, size_t *ret_len);
+/* Counts the connection for route (and no longer for the one before). false: max_connections are there. */
+bool conn_enter_route(struct conn *conn, const struct route *route);
+/* The PROXY header that a target of this version gets for this client: its length in dst (cap at least 600),
+ * 0: none. sni: "" for none. */
+size_t conn_write_proxy_header(const struct conn *conn, enum config_proxy_protocol version,
+			       const char *sni, void *dst, size_t cap);
+
+/* ---- tunnel (tunnel.c) ---- */
+/* A TCP route was chosen: connects and relays. Takes over the caller's pin of generation. What conn->in holds
+ * goes first. The connection may be closed on return. */
+void tunnel_open(struct conn *conn, const struct generation *generation, const struct route *route,
+		 const char *sni);
+/* A 101 was answered: its head is in x->to_client.buf, what came behind it in x->up_in, what the client sent
+ * behind its head in conn->in. Takes over target and buffers, ends the exchange with its record at the
+ * tunnel's end, frees x. */
+void tunnel_upgrade(struct exchange *x);
+void tunnel_run(struct tunnel *t);
+void tunnel_on_timer(struct tunnel *t);
+void tunnel_drop(struct tunnel *t, enum exchange_end end);
+/* For views: the upstream's name or "", and when a byte moved last. */
+const char *tunnel_upstream_name(const struct tunnel *t);
+int64_t tunnel_progress_ms(const struct tunnel *t);
+
+/* ---- access log (access_log.c): one record for an exchange or a tunnel ---- */
+struct access_record {
+	const struct conn *conn;
+	const struct exchange *exchange; /* NULL: a tunnel without a request */
+	const char *route, *upstream;    /* "": none */
+	enum exchange_end end;
+	unsigned status; /* 0: none */
+	int64_t duration_ms;
+	uint64_t bytes_in, bytes_out; /* of this exchange or tunnel, from and to the client */
+};
+void access_log_record(const struct access_record *record);

@@ -1,31 +1,149 @@
 #pragma once
-/* upstream: the layout of a target, shared by the files of this room. */
+/* upstream: the layout of targets and groups, shared by the files of this room. */
 #include <stdatomic.h>
 
+#include "smartproxy/resolver.h"
 #include "smartproxy/upstream.h"
 
-#define UPSTREAM_NAME_MAX 300
+#define UPSTREAM_NAME_MAX     300
+#define UPSTREAM_IDENTITY_MAX 768
+#define UPSTREAM_WHY_MAX      160
 
-/* One worker's idle connections to one target. Written by that worker only. */
+/* One worker's side of one target. Written by that worker only, but for close_task, upstream and wake_task,
+ * which are posted to it. Counters are read by control (relaxed). */
 struct upstream_pool {
 	_Alignas(64) struct list idle; /* newest first: the warmest is taken */
 	uint32_t idle_cnt;
+	uint32_t conn_cnt; /* open ones, idle ones included: they keep the upstream alive */
+	uint32_t in_use;   /* tickets held, with or without max_connections; balancing reads it (relaxed) */
+	uint32_t waiting_cnt;
+	struct list waiting; /* of struct upstream_ticket, oldest first */
 	bool is_closing;
+	bool has_closed; /* said so */
+	uint64_t requests, failures, retries;
+	uint32_t retry_credit; /* hundredths of a retry */
+	struct tls_session_slot session;
 	struct task close_task;
-	struct upstream *upstream; /* set by control before close_task is posted */
+	struct task wake_task; /* a place was given back elsewhere */
+	bool is_wake_posted;   /* atomic */
+	struct upstream *upstream;
 };
+
+/* Addresses at one time; swapped by RCU. */
+struct upstream_addrs {
+	unsigned cnt;
+	struct addr list[UPSTREAM_ADDRS_MAX];
+};
+
+struct upstream_name; /* look-ups of one target's name (names.c) */
+struct upstream_check; /* health checks of one target (health.c) */
 
 struct upstream {
 	struct upstreams *registry;
 	struct upstream *next; /* in the registry's bucket */
 	struct list link;
-	uint32_t ref_cnt; /* held by: the routings of generations; control thread */
-	unsigned addr_cnt;
-	struct addr addrs[UPSTREAM_ADDRS_MAX];
-	char name[UPSTREAM_NAME_MAX];
-	_Atomic unsigned closing_cnt; /* workers that have yet to close their idle connections */
+	uint32_t ref_cnt; /* held by: groups; control thread */
+	/* Fixed for life. */
+	char identity[UPSTREAM_IDENTITY_MAX];
+	char name[UPSTREAM_NAME_MAX];  /* "host:port", "host" with port 0 */
+	char host[256];
+	char group[129];               /* "" for targets of routes */
+	uint16_t port;                 /* 0: the client's */
+	enum config_proxy_protocol proxy_protocol;
+	struct tls_client *tls;        /* NULL: plain; owned */
+	char server_name[256];         /* of TLS */
+	/* Written by control, read by workers. */
+	struct upstream_addrs *addrs SP_RCU_PTR; /* NULL: none known yet */
+	_Atomic int is_down;                     /* by health checks */
+	_Atomic int64_t up_since_ms;             /* CLOCK_MONOTONIC; 0: from the start, no slow start */
+	/* Written by any worker when it changes. */
+	_Alignas(64) _Atomic int64_t ejected_until_ms;
+	_Atomic uint32_t failures_in_row;
+	_Atomic uint32_t ejection_cnt;  /* in a row, for the growing time */
+	_Atomic uint64_t ejections;     /* ever */
+	_Atomic int64_t last_failure_unix_s;
+	_Atomic int last_failure;
+	_Atomic uint32_t why_lock;      /* a try-lock around last_why: who does not get it leaves it */
+	char last_why[UPSTREAM_WHY_MAX];
+	/* Places, only with max_connections. */
+	_Alignas(64) _Atomic uint32_t place_cnt;   /* taken over all workers */
+	_Atomic uint32_t waiting_cnt;              /* tickets that wait, over all workers */
+	/* Control's own. */
+	_Alignas(64) struct upstream_name *resolving;
+	struct upstream_check *check;
+	_Atomic unsigned closing_cnt; /* workers that have yet to let go */
 	struct task free_task;
 	struct upstream_pool pools[]; /* by worker */
 };
 
+/* A target within its group. */
+struct group_target {
+	struct upstream *upstream;
+	uint32_t weight;
+	uint32_t max_connections; /* 0: no limit */
+	bool is_backup;
+	char cookie[UPSTREAM_COOKIE_LEN]; /* sticky */
+};
+struct group_cursor { /* one worker's place in the schedule */
+	_Alignas(64) uint32_t at;
+};
+struct upstream_group {
+	struct upstream_group *next; /* in the registry's list of groups */
+	uint32_t ref_cnt;
+	const struct config_upstream *config;
+	const struct config_upstream_tls *tls;
+	struct group_target *targets;
+	uint32_t target_cnt;
+	uint16_t *active, *backup; /* indexes of targets */
+	uint32_t active_cnt, backup_cnt;
+	uint16_t *schedule; /* smooth weighted order of active ones */
+	uint32_t schedule_len;
+	uint16_t *maglev; /* CONFIG_BALANCE_HASH: table of active ones */
+	uint32_t maglev_len;
+	uint32_t weight_sum;
+	struct group_cursor *cursors; /* by worker */
+	bool is_applied;
+};
+
+struct upstreams {
+	struct upstream *buckets[4096];
+	struct list all;
+	struct upstream_group *groups;
+	unsigned worker_cnt;
+	struct loop *control_loop;
+	struct loop *const *loops;
+	struct resolver *resolver;
+};
+
+/* ---- registry.c (control) ---- */
+/* Made when new (its name's look-up begins), counted up. */
+enum err registry_get(struct upstreams *us, const struct config_upstream *group,
+		      const struct config_target *target, const struct config_upstream_tls *tls,
+		      struct upstream **ret_upstream, struct text *reterr) SP_ON_CONTROL SP_MUST_USE;
+void registry_put(struct upstreams *us, struct upstream *u) SP_ON_CONTROL;
+/* A worker's last connection and ticket of an upstream that goes away are gone. Worker. */
+void registry_worker_let_go(struct upstream_pool *pool);
+
+/* ---- names.c, health.c (control) ---- */
+void names_start(struct upstream *u) SP_ON_CONTROL;
+void names_stop(struct upstream *u) SP_ON_CONTROL;
+int64_t names_ttl_left_s(const struct upstream *u); /* -1: an address */
+/* The settings of config hold from now on. */
+void health_apply(struct upstream *u, const struct config_upstream *config) SP_ON_CONTROL;
+void health_stop(struct upstream *u) SP_ON_CONTROL;
+void health_view(const struct upstream *u, struct upstream_view *view) SP_ON_CONTROL;
+
+/* ---- balance.c, maglev.c (tables: control; use: workers) ---- */
+enum err balance_compile(struct upstream_group *group) SP_MUST_USE;
+void balance_free(struct upstream_group *group);
+enum err maglev_compile(struct upstream_group *group) SP_MUST_USE;
+
+/* ---- conn.c, ticket.c (workers) ---- */
 void pool_close_idle(struct upstream_pool *pool);
+/* After a count of this pool has fallen: lets go of the upstream if it is going away and nothing is left. */
+void pool_settle(struct upstream_pool *pool);
+/* Counts a failure for the admin view; any thread. why may be NULL. */
+void upstream_note_failure(struct upstream *u, enum upstream_failure failure, const char *why);
+/* Whether traffic may go to it now; any thread. */
+bool upstream_is_usable(const struct upstream *u, int64_t now_ms, bool is_ejected_fine);
+void ticket_wake(struct task *task); /* body of wake_task */

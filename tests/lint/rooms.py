@@ -8,7 +8,8 @@ import sys
 ROOMS = [
     ('base', {'arena', 'assert', 'buf', 'clock', 'err', 'fault', 'list', 'log', 'rand', 'rcu', 'text', 'thread'}),
     ('config', {'config'}),
-    ('net', {'addr', 'listener', 'loop'}),
+    ('net', {'addr', 'listener', 'loop', 'resolver'}),
+    ('limit', {'limit'}),
     ('tls', {'tls', 'tls_key'}),
     ('route', {'challenge', 'route'}),
     ('upstream', {'upstream'}),
@@ -18,7 +19,7 @@ ROOMS = [
     ('control', {'control'}),
     ('main', set()),
 ]
-OWN_LIBRARIES = {'openssl/': {'tls'}, 'curl/': {'acme', 'main'}, 'libconfig.h': {'config'}, 'urcu': {'base'}}
+OWN_LIBRARIES = {'openssl/': {'tls'}, 'curl/': {'acme', 'main'}, 'ares.h': {'net'}, 'libconfig.h': {'config'}, 'urcu': {'base'}}
 root = pathlib.Path(sys.argv[1])
 level = {name: i for i, (name, _) in enumerate(ROOMS)}
 owner = {door: name for name, doors in ROOMS for door in doors}

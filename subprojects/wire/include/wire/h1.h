@@ -147,6 +147,16 @@ enum wire_target_form {
 	WIRE_TARGET_ASTERISK
 };
 
+/* An opening handshake (RFC 6455, 4.1 and 4.2.1): GET, 1.1, Upgrade that holds "websocket", Connection that
+ * holds "upgrade", no body, Sec-WebSocket-Version 13, one Sec-WebSocket-Key of 24 base64 characters that
+ * are 16 bytes. */
+enum wire_websocket {
+	WIRE_WEBSOCKET_NONE,        /* no such wish: another Upgrade is dropped, the request is ordinary */
+	WIRE_WEBSOCKET_OK,
+	WIRE_WEBSOCKET_BAD_VERSION, /* 426 with Sec-WebSocket-Version: 13 */
+	WIRE_WEBSOCKET_BAD,         /* 400 */
+};
+
 struct wire_h1_request {
 	enum wire_method method;
 	enum wire_target_form target_form;
@@ -166,6 +176,7 @@ struct wire_h1_request {
 	bool wants_continue;    /* Expect: 100-continue, only on 1.1 */
 	bool accepts_trailers;  /* TE: trailers */
 	bool wants_upgrade;     /* Connection: upgrade with an Upgrade field */
+	enum wire_websocket websocket;
 	uint32_t field_cnt;
 	struct wire_field *fields; /* the caller's array */
 };
