@@ -87,6 +87,7 @@ struct worker {
 	char date_text[32];
 	struct worker_settings settings;
 	struct wire_field fields[WIRE_FIELDS_MAX]; /* scratch of the parser */
+	int64_t tls_logged_ms; /* last line about a target's TLS; at most one a second */
 	struct worker_stats stats; /* written by this worker (relaxed), read by control */
 };
 
@@ -113,6 +114,8 @@ struct target {
 	int64_t phase_ms; /* when it began */
 	bool wants_fresh; /* no pooled connection: tunnels, and a retry after a stale one */
 	const char *alpn; /* towards a TLS target */
+	const char *sni;  /* of a ClientHello passed through; NULL: none, or that of conn->tls */
+	unsigned addr_try_cnt; /* addresses of the chosen target that failed */
 	void (*on_event)(struct target *target); /* something may go on: run again */
 	void *owner;
 	/* after STEP_FAIL */
@@ -130,6 +133,11 @@ enum step target_time_out(struct target *t);
 void target_report(struct target *t, enum upstream_failure failure, const char *why);
 /* Another try after a failure that target_report was told of; false: not allowed. Goes back to CHOOSE. */
 bool target_retry(struct target *t);
+/* A pooled connection was stale: a fresh one to the same target, which keeps its place and is told nothing.
+ * In READY; goes back to CONNECT. */
+void target_retry_same(struct target *t);
+/* A ready one gets another owner, who sets conn, owner and on_event anew. */
+void target_move(struct target *from, struct target *to);
 /* Parks or closes the connection and gives the place back. Harmless when there is nothing. */
 void target_release(struct target *t, bool is_clean);
 
