@@ -17,7 +17,7 @@ struct generation_pins {
 static struct generation *root SP_RCU_PTR;
 
 enum err generations_new(unsigned worker_cnt, struct upstreams *upstreams, struct tls_slots *slots,
-			 struct generations **ret_generations)
+			 struct limits *limits, struct generations **ret_generations)
 {
 	struct generations *gs = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*gs));
 	if (gs == NULL)
@@ -25,6 +25,7 @@ enum err generations_new(unsigned worker_cnt, struct upstreams *upstreams, struc
 	gs->worker_cnt = worker_cnt;
 	gs->upstreams = upstreams;
 	gs->slots = slots;
+	gs->limits = limits;
 	*ret_generations = gs;
 	return ERR_OK;
 }
@@ -74,7 +75,6 @@ static enum err make(struct generations *gs, struct routing *routing, bool has_c
 	memset(g->pins, 0, pins_bytes);
 	g->config = routing->config;
 	g->routes = routing->index;
-	g->cursors = routing->cursors;
 	g->has_challenge_route = has_challenge_route;
 	g->challenge_port = routing->config->acme.port;
 	*ret_generation = g;
@@ -114,6 +114,7 @@ void generation_publish(struct generations *gs, struct generation *generation)
 	routing_install_certificates(generation->routing);
 	struct generation *old = sp_rcu_swap(&root, generation);
 	gs->latest = generation;
+	routing_apply_groups(gs, generation->routing);
 	sp_rcu_wait();
 	if (old == NULL)
 		return;

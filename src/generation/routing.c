@@ -59,7 +59,8 @@ static enum err take_slot(struct generations *gs, struct routing *routing, size_
 			  struct text *reterr)
 {
 	const struct config_route *route = &routing->config->routes[ix];
-	if (!route->is_enabled || route->action.tls_mode == CONFIG_TLS_NONE)
+	if (!route->is_enabled || route->action.tls_mode == CONFIG_TLS_NONE ||
+	    route->action.tls_mode == CONFIG_TLS_PASSTHROUGH)
 		return ERR_OK;
 	bool is_auto = route->action.certificate == CONFIG_CERT_AUTO;
 	struct text identity = { 0 };
@@ -79,42 +80,27 @@ static enum err take_slot(struct generations *gs, struct routing *routing, size_
 	return e;
 }
 
-static enum err take_targets(struct generations *gs, struct route *route, struct text *reterr)
+static enum err take_group(struct generations *gs, struct route *route, struct text *reterr)
 	SP_ON_CONTROL;
-static enum err take_targets(struct generations *gs, struct route *route, struct text *reterr)
+static enum err take_group(struct generations *gs, struct route *route, struct text *reterr)
 {
 	const struct config_action_data *action = &route->config->action;
-	for (size_t i = 0; i < action->target_cnt; i++) {
-		struct text why = { 0 };
-		enum err e = upstream_get(gs->upstreams, action->targets[i].host,
-					  action->targets[i].port, &route->upstreams[i], &why);
-		if (e != ERR_OK)
-			text_printf(reterr, "route \"%s\": %s", route->config->name,
-				    why.data == NULL ? err_text(e) : why.data);
-		text_fini(&why);
+	if (route->config->max_connections > 0) {
+		enum err e = limit_counter_get(gs->limits, route->config->name, &route->counter);
 		if (e != ERR_OK)
 			return e;
 	}
-	return ERR_OK;
-}
-
-static enum err make_cursors(struct generations *gs, struct routing *routing)
-{
-	routing->cursors =
-		fault_hits(FAULT_MALLOC) ? NULL : calloc(gs->worker_cnt, sizeof(*routing->cursors));
-	if (routing->cursors == NULL)
-		return ERR_NOMEM;
-	size_t cnt = route_index_cnt(routing->index);
-	for (unsigned w = 0; w < gs->worker_cnt; w++) {
-		/* A cache line of slack at the end, so that rows of two workers share none. */
-		routing->cursors[w] = calloc(cnt + 16, sizeof(uint32_t));
-		if (routing->cursors[w] == NULL)
-			return ERR_NOMEM;
-		/* Workers start at different targets. */
-		for (size_t i = 0; i < cnt; i++)
-			routing->cursors[w][i] = w;
-	}
-	return ERR_OK;
+	if (action->type != CONFIG_FORWARD)
+		return ERR_OK;
+	bool is_tls = action->tls_mode == CONFIG_TLS_REENCRYPT;
+	struct text why = { 0 };
+	enum err e = upstream_group_get(gs->upstreams, action->upstream,
+					is_tls ? &action->upstream_tls : NULL, &route->group, &why);
+	if (e != ERR_OK)
+		text_printf(reterr, "route \"%s\": %s", route->config->name,
+			    why.data == NULL ? err_text(e) : why.data);
+	text_fini(&why);
+	return e;
 }
 
 static enum err fill(struct generations *gs, struct routing *routing, struct text *reterr)
@@ -133,8 +119,8 @@ static enum err fill(struct generations *gs, struct routing *routing, struct tex
 	}
 	enum err e = route_index_new(config, routing->slots, &routing->index);
 	for (size_t i = 0; e == ERR_OK && i < route_index_cnt(routing->index); i++)
-		e = take_targets(gs, route_index_at(routing->index, i), reterr);
-	return e == ERR_OK ? make_cursors(gs, routing) : e;
+		e = take_group(gs, route_index_at(routing->index, i), reterr);
+	return e;
 }
 
 enum err routing_build(struct generations *gs, struct config *config, struct routing **ret_routing,
@@ -155,15 +141,15 @@ enum err routing_build(struct generations *gs, struct config *config, struct rou
 	return ERR_OK;
 }
 
-static void put_targets(struct generations *gs, struct route_index *index) SP_ON_CONTROL;
-static void put_targets(struct generations *gs, struct route_index *index)
+static void put_groups(struct generations *gs, struct route_index *index) SP_ON_CONTROL;
+static void put_groups(struct generations *gs, struct route_index *index)
 {
 	for (size_t i = 0; index != NULL && i < route_index_cnt(index); i++) {
 		struct route *route = route_index_at(index, i);
-		for (size_t t = 0; t < route->config->action.target_cnt; t++) {
-			if (route->upstreams[t] != NULL)
-				upstream_put(gs->upstreams, route->upstreams[t]);
-		}
+		if (route->group != NULL)
+			upstream_group_put(gs->upstreams, route->group);
+		if (route->counter != NULL)
+			limit_counter_put(gs->limits, route->counter);
 	}
 }
 
@@ -171,7 +157,7 @@ void routing_put(struct generations *gs, struct routing *routing)
 {
 	if (routing == NULL || --routing->ref_cnt > 0)
 		return;
-	put_targets(gs, routing->index);
+	put_groups(gs, routing->index);
 	route_index_free(routing->index);
 	for (size_t i = 0; routing->slots != NULL && i < routing->config->route_cnt; i++) {
 		if (routing->slots[i] != NULL)
@@ -179,9 +165,6 @@ void routing_put(struct generations *gs, struct routing *routing)
 	}
 	for (size_t i = 0; i < routing->staged_cnt; i++)
 		tls_cert_put(routing->staged[i].cert);
-	for (unsigned w = 0; routing->cursors != NULL && w < gs->worker_cnt; w++)
-		free(routing->cursors[w]);
-	free(routing->cursors);
 	free(routing->staged);
 	free(routing->slots);
 	config_put(routing->config);
@@ -193,4 +176,16 @@ void routing_install_certificates(struct routing *routing)
 	for (size_t i = 0; i < routing->staged_cnt; i++)
 		tls_slot_install(routing->staged[i].slot, routing->staged[i].cert);
 	routing->staged_cnt = 0;
+}
+
+void routing_apply_groups(struct generations *gs, struct routing *routing)
+{
+	if (routing->is_applied)
+		return;
+	for (size_t i = 0; i < route_index_cnt(routing->index); i++) {
+		struct upstream_group *group = route_index_at(routing->index, i)->group;
+		if (group != NULL)
+			upstream_group_apply(gs->upstreams, group);
+	}
+	routing->is_applied = true;
 }

@@ -7,6 +7,7 @@ struct generations {
 	unsigned worker_cnt;
 	struct upstreams *upstreams;
 	struct tls_slots *slots;
+	struct limits *limits;
 	struct generation *latest;
 	struct generation *retired; /* newest first */
 	uint64_t last_number;
@@ -17,7 +18,7 @@ struct routing {
 	struct config *config;
 	struct route_index *index;
 	struct tls_slot **slots; /* by route of the configuration; NULL: plain */
-	uint32_t **cursors;
+	bool is_applied;         /* its groups' settings are in force */
 	/* Certificates that were read from files for this configuration, to be installed when it is
 	 * published. */
 	struct staged {
@@ -31,3 +32,4 @@ enum err routing_build(struct generations *gs, struct config *config, struct rou
 		       struct text *reterr) SP_ON_CONTROL SP_MUST_USE;
 void routing_put(struct generations *gs, struct routing *routing) SP_ON_CONTROL;
 void routing_install_certificates(struct routing *routing) SP_ON_CONTROL;
+void routing_apply_groups(struct generations *gs, struct routing *routing) SP_ON_CONTROL;

@@ -5,9 +5,8 @@
 #include "index.h"
 #include "smartproxy/fault.h"
 
-#define ARENA_CAP    ((size_t)8 << 30)
-#define SCHEDULE_MAX 4096
-#define SPEC_EXACT   (1u << 20) /* above every length that a pattern can have */
+#define ARENA_CAP  ((size_t)8 << 30)
+#define SPEC_EXACT (1u << 20) /* above every length that a pattern can have */
 
 /* One (route, domain) pair, with what its rank is made of. */
 struct entry {
@@ -67,7 +66,8 @@ static void fill_domain(struct entry *entry, const char *domain)
 static uint32_t count_conditions(const struct config_match *match)
 {
 	return (uint32_t)((match->method_cnt > 0) + match->header_cnt + (match->client_ip_cnt > 0) +
-			  (match->has_tls12 || match->has_tls13) + (match->address != NULL));
+			  (match->has_tls12 || match->has_tls13) + (match->address != NULL) +
+			  (match->alpn_cnt > 0));
 }
 
 static enum err compile_conditions(struct route_index *index, const struct config_match *match,
@@ -84,47 +84,6 @@ static enum err compile_conditions(struct route_index *index, const struct confi
 	c->client_cnt = match->client_ip_cnt;
 	c->has_listen = match->address != NULL;
 	return c->has_listen ? addr_parse(match->address, 0, &c->listen) : ERR_OK;
-}
-
-/* Smooth weighted round robin, played through once: target i comes weight_i times, as evenly as can
- * be. */
-static enum err compile_schedule(struct route_index *index, struct route *route)
-{
-	const struct config_action_data *action = &route->config->action;
-	size_t cnt = action->target_cnt;
-	if (cnt == 0 || cnt > UINT16_MAX)
-		return cnt == 0 ? ERR_OK : ERR_LIMIT;
-	uint64_t total = 0;
-	unsigned scale = 1;
-	for (size_t i = 0; i < cnt; i++)
-		total += action->targets[i].weight;
-	while (total / scale > SCHEDULE_MAX && scale < 256)
-		scale *= 2;
-	int64_t *credit = arena_calloc(&index->arena, cnt, sizeof(*credit));
-	if (credit == NULL)
-		return ERR_NOMEM;
-	int64_t sum = 0;
-	for (size_t i = 0; i < cnt; i++)
-		sum += action->targets[i].weight / scale + 1;
-	if (scale == 1)
-		sum -= (int64_t)cnt;
-	uint16_t *schedule = arena_calloc(&index->arena, (size_t)sum, sizeof(*schedule));
-	if (schedule == NULL)
-		return ERR_NOMEM;
-	for (int64_t step = 0; step < sum; step++) {
-		size_t pick = 0;
-		for (size_t i = 0; i < cnt; i++) {
-			credit[i] += action->targets[i].weight / scale + (scale > 1);
-			if (credit[i] > credit[pick])
-				pick = i;
-		}
-		credit[pick] -= sum;
-		schedule[step] = (uint16_t)pick;
-	}
-	route->schedule = schedule;
-	route->schedule_len = (uint32_t)sum;
-	route->upstreams = arena_calloc(&index->arena, cnt, sizeof(struct upstream *));
-	return route->upstreams == NULL ? ERR_NOMEM : ERR_OK;
 }
 
 static enum err compile_routes(struct route_index *index, const struct config *config,
@@ -144,8 +103,6 @@ static enum err compile_routes(struct route_index *index, const struct config *c
 		route->ix = (uint32_t)index->route_cnt;
 		enum err e = compile_conditions(index, &route->config->match,
 						&index->conditions[route->ix]);
-		if (e == ERR_OK)
-			e = compile_schedule(index, route);
 		if (e != ERR_OK)
 			return e;
 		index->route_cnt++;
@@ -176,8 +133,8 @@ static size_t make_entries(const struct route_index *index, struct entry *entrie
 	return cnt;
 }
 
-static enum err append_hit(struct route_index *index, struct hit_list *list,
-			   const struct route *route, uint32_t rank)
+enum err index_append_hit(struct route_index *index, struct hit_list *list,
+			  const struct route *route, uint32_t rank)
 {
 	struct hit *hit = arena_calloc(&index->arena, 1, sizeof(*hit));
 	if (hit == NULL)
@@ -262,7 +219,7 @@ static enum err add_path(struct route_index *index, struct bucket *bucket,
 {
 	const char *path = entry->route->config->match.path;
 	if (path == NULL)
-		return append_hit(index, &bucket->any, entry->route, rank);
+		return index_append_hit(index, &bucket->any, entry->route, rank);
 	if (bucket->root == 0)
 		bucket->root = add_node(index);
 	uint32_t node = bucket->root;
@@ -273,13 +230,14 @@ static enum err add_path(struct route_index *index, struct bucket *bucket,
 		const char *slash = strchr(segment, '/');
 		size_t len = slash == NULL ? strlen(segment) : (size_t)(slash - segment);
 		if (slash == NULL && len == 1 && segment[0] == '*')
-			return append_hit(index, &index->nodes[node].prefix, entry->route, rank);
+			return index_append_hit(index, &index->nodes[node].prefix, entry->route,
+						rank);
 		node = segment[0] == ':' ? param_of(index, node)
 					 : child_of(index, node, segment, len);
 		if (slash == NULL)
 			return node == 0 ? ERR_NOMEM
-					 : append_hit(index, &index->nodes[node].exact,
-						      entry->route, rank);
+					 : index_append_hit(index, &index->nodes[node].exact,
+							    entry->route, rank);
 		segment = slash + 1;
 	}
 	return ERR_NOMEM;
@@ -307,8 +265,8 @@ static bool grow_buckets(struct route_index *index)
 	return true;
 }
 
-static struct bucket *bucket_of(struct route_index *index, uint16_t port, enum pattern_kind kind,
-				const char *name, size_t len)
+struct bucket *index_bucket_of(struct route_index *index, uint16_t port, enum pattern_kind kind,
+			       const char *name, size_t len)
 {
 	struct bucket *bucket = index_find_bucket(index, port, kind, name, len);
 	if (bucket != NULL)
@@ -328,18 +286,30 @@ static struct bucket *bucket_of(struct route_index *index, uint16_t port, enum p
 	return &index->buckets[at];
 }
 
+/* What is known before HTTP decides by every route behind TLS and by those that are TCP. */
+static bool route_has_l4(const struct route *route)
+{
+	const struct config_action_data *action = &route->config->action;
+	return action->tls_mode != CONFIG_TLS_NONE || action->protocol == CONFIG_TCP;
+}
+
 static enum err add_entry(struct route_index *index, const struct entry *entry, uint32_t rank)
 {
 	const struct config_match *match = &entry->route->config->match;
 	for (size_t p = 0; p < match->port_cnt; p++) {
 		for (unsigned port = match->ports[p].first; port <= match->ports[p].last; port++) {
-			struct bucket *bucket = bucket_of(index, (uint16_t)port, entry->kind,
-							  entry->domain, strlen(entry->domain));
+			struct bucket *bucket =
+				index_bucket_of(index, (uint16_t)port, entry->kind, entry->domain,
+						strlen(entry->domain));
 			if (bucket == NULL)
 				return ERR_NOMEM;
 			if (bucket->slot == NULL)
 				bucket->slot = entry->route->slot;
-			enum err e = add_path(index, bucket, entry, rank);
+			enum err e = ERR_OK;
+			if (route_has_l4(entry->route))
+				e = index_append_hit(index, &bucket->l4, entry->route, rank);
+			if (e == ERR_OK && entry->route->config->action.protocol == CONFIG_HTTP)
+				e = add_path(index, bucket, entry, rank);
 			if (e != ERR_OK)
 				return e;
 		}
@@ -366,80 +336,6 @@ static enum err add_entries(struct route_index *index)
 	return e;
 }
 
-static int compare_listeners(const void *a, const void *b)
-{
-	return memcmp(a, b, sizeof(struct addr));
-}
-
-/* What is known of a port and of one listener on it. */
-static enum err add_port(struct route_index *index, const struct route *route,
-			 const struct addr *listen)
-{
-	uint16_t port = addr_port(listen);
-	struct bucket *bucket = bucket_of(index, port, PATTERN_PORT, "", 0);
-	if (bucket == NULL)
-		return ERR_NOMEM;
-	if (bucket->slot == NULL)
-		bucket->slot = route->slot;
-	const char *bytes;
-	size_t len = index_addr_bytes(listen, &bytes);
-	bytes = arena_strndup(&index->arena, bytes, len);
-	bucket = bytes == NULL ? NULL : bucket_of(index, port, PATTERN_LISTENER, bytes, len);
-	if (bucket == NULL)
-		return ERR_NOMEM;
-	bucket->is_tls |= route->config->action.tls_mode != CONFIG_TLS_NONE;
-	return ERR_OK;
-}
-
-static enum err add_ports(struct route_index *index, const struct route *route, struct addr *at,
-			  size_t *cnt)
-{
-	const struct config_match *match = &route->config->match;
-	const char *address = match->address == NULL ? "::" : match->address;
-	for (size_t p = 0; p < match->port_cnt; p++) {
-		for (unsigned port = match->ports[p].first; port <= match->ports[p].last; port++) {
-			enum err e = addr_parse(address, (uint16_t)port, &at[*cnt]);
-			if (e == ERR_OK)
-				e = add_port(index, route, &at[*cnt]);
-			if (e != ERR_OK)
-				return e;
-			++*cnt;
-		}
-	}
-	return ERR_OK;
-}
-
-static enum err collect_listeners(struct route_index *index)
-{
-	size_t cap = 0;
-	for (size_t i = 0; i < index->route_cnt; i++) {
-		const struct config_match *match = &index->routes[i].config->match;
-		for (size_t p = 0; p < match->port_cnt; p++)
-			cap += (size_t)(match->ports[p].last - match->ports[p].first) + 1;
-	}
-	struct addr *all = fault_hits(FAULT_MALLOC) ? NULL : calloc(cap + 1, sizeof(*all));
-	if (all == NULL)
-		return ERR_NOMEM;
-	size_t cnt = 0;
-	enum err e = ERR_OK;
-	for (size_t i = 0; i < index->route_cnt && e == ERR_OK; i++)
-		e = add_ports(index, &index->routes[i], all, &cnt);
-	qsort(all, cnt, sizeof(*all), compare_listeners);
-	size_t distinct = 0;
-	for (size_t i = 0; i < cnt; i++) {
-		if (distinct == 0 || !addr_is_equal(&all[distinct - 1], &all[i]))
-			all[distinct++] = all[i];
-	}
-	index->listeners = arena_calloc(&index->arena, distinct + 1, sizeof(*all));
-	if (index->listeners == NULL)
-		e = ERR_NOMEM;
-	else
-		memcpy(index->listeners, all, distinct * sizeof(*all));
-	index->listener_cnt = distinct;
-	free(all);
-	return e;
-}
-
 enum err route_index_new(const struct config *config, struct tls_slot *const *slots,
 			 struct route_index **ret_index)
 {
@@ -451,7 +347,7 @@ enum err route_index_new(const struct config *config, struct tls_slot *const *sl
 	if (e == ERR_OK)
 		e = add_entries(index);
 	if (e == ERR_OK)
-		e = collect_listeners(index);
+		e = index_collect_ports(index, config);
 	if (e != ERR_OK) {
 		route_index_free(index);
 		return e;

@@ -102,13 +102,19 @@ static bool listener_fits(const struct conditions *conditions, const struct addr
 	return addr_is_equal(&own, listen_addr);
 }
 
+bool index_peer_fits(const struct route_index *index, const struct route *route,
+		     const struct addr *client, const struct addr *listen)
+{
+	const struct conditions *conditions = &index->conditions[route->ix];
+	return client_fits(conditions, client) && listener_fits(conditions, listen);
+}
+
 static bool conditions_fit(const struct route_index *index, const struct route *route,
 			   const struct route_request *request)
 {
 	const struct config_match *match = &route->config->match;
-	const struct conditions *conditions = &index->conditions[route->ix];
-	if (!method_fits(match, &request->method) || !client_fits(conditions, request->client) ||
-	    !listener_fits(conditions, request->listen_addr))
+	if (!method_fits(match, &request->method) ||
+	    !index_peer_fits(index, route, request->client, request->listen_addr))
 		return false;
 	if ((match->has_tls12 || match->has_tls13) &&
 	    !((match->has_tls12 && request->tls_version == 12) ||
@@ -247,15 +253,6 @@ size_t index_addr_bytes(const struct addr *addr, const char **ret_bytes)
 	bool is_v4 = addr->sa.sa_family == AF_INET;
 	*ret_bytes = is_v4 ? (const char *)&addr->v4.sin_addr : (const char *)&addr->v6.sin6_addr;
 	return is_v4 ? sizeof(addr->v4.sin_addr) : sizeof(addr->v6.sin6_addr);
-}
-
-bool route_listener_is_tls(const struct route_index *index, const struct addr *listen)
-{
-	const char *bytes;
-	size_t len = index_addr_bytes(listen, &bytes);
-	const struct bucket *bucket =
-		index_find_bucket(index, addr_port(listen), PATTERN_LISTENER, bytes, len);
-	return bucket != NULL && bucket->is_tls;
 }
 
 size_t route_index_cnt(const struct route_index *index)

@@ -11,8 +11,7 @@ enum pattern_kind {
 	PATTERN_MANY,     /* "**.example": one or more */
 	PATTERN_ANY,      /* no domain condition */
 	PATTERN_PORT,     /* not a host: the port itself, with its default slot */
-	PATTERN_LISTENER, /* not a host: one address of the port, as raw bytes; is its traffic TLS?
-			   */
+	PATTERN_LISTENER, /* not a host: one address of the port, as raw bytes */
 };
 
 /* One (route, domain) pair at one place; lists are in rank order. */
@@ -35,10 +34,15 @@ struct bucket { /* one (port, host pattern) */
 	const char *name;
 	uint16_t name_len, port;
 	uint8_t kind;
-	bool is_tls;
+	uint8_t listener; /* PATTERN_LISTENER: enum route_listener */
+	uint32_t trusted_cnt;
 	uint32_t root;       /* node */
-	struct hit_list any; /* routes without a path */
+	struct hit_list any; /* HTTP routes without a path */
+	/* A host pattern: all routes that count before HTTP. PATTERN_PORT: the TCP routes of the port. */
+	struct hit_list l4;
 	struct tls_slot *slot;
+	struct cidr *
+		trusted; /* PATTERN_LISTENER: whose PROXY header is believed; NULL: nobody's is taken */
 };
 
 struct edge { /* from a node by a literal segment */
@@ -78,3 +82,13 @@ struct bucket *index_find_bucket(const struct route_index *index, uint16_t port,
 size_t index_addr_bytes(const struct addr *addr, const char **ret_bytes);
 uint32_t index_find_edge(const struct route_index *index, uint32_t parent, const char *name,
 			 size_t len);
+/* Made when new; NULL: no memory. Pointers from before may be invalid afterwards. */
+struct bucket *index_bucket_of(struct route_index *index, uint16_t port, enum pattern_kind kind,
+			       const char *name, size_t len);
+enum err index_append_hit(struct route_index *index, struct hit_list *list,
+			  const struct route *route, uint32_t rank);
+/* Listeners, default slots, trust (ports.c). */
+enum err index_collect_ports(struct route_index *index, const struct config *config);
+/* The conditions that hold before HTTP too: client address and listener (find.c). */
+bool index_peer_fits(const struct route_index *index, const struct route *route,
+		     const struct addr *client, const struct addr *listen);

@@ -390,7 +390,8 @@ START_TEST(listeners_distinct)
 	ck_assert_uint_eq(cnt, 5 + 4);
 	for (size_t i = 0; i < cnt; i++) {
 		bool is_local = listeners[i].sa.sa_family == AF_INET;
-		ck_assert(route_listener_is_tls(index, &listeners[i]) == is_local);
+		ck_assert((route_listener_kind(index, &listeners[i]) == ROUTE_LISTENER_TLS) ==
+			  is_local);
 		for (size_t k = 0; k < i; k++)
 			ck_assert(!addr_is_equal(&listeners[i], &listeners[k]));
 	}
@@ -398,76 +399,180 @@ START_TEST(listeners_distinct)
 }
 END_TEST
 
-/* ---- schedules ---- */
+/* ---- before HTTP ---- */
 
-static struct route_index *build_forward(const struct config_target *targets, size_t cnt)
-{
-	static struct config_ports ports = { 80, 80 };
-	static struct config_route route;
-	route = (struct config_route){
-		.name = "r",
-		.is_enabled = true,
-		.match = { .ports = &ports, .port_cnt = 1 },
-		.action = { .type = CONFIG_FORWARD, .targets = targets, .target_cnt = cnt },
-	};
-	struct config config = { .routes = &route, .route_cnt = 1 };
-	return build(&config, NULL);
-}
-
+/* Routes of one port by letters: h HTTP with TLS, p passthrough, t TCP behind TLS; a letter each. */
 static const struct {
-	unsigned weights[5]; /* 0: end */
-} weightings[] = { { { 1 } },
-		   { { 1, 1, 1 } },
-		   { { 5, 1, 1 } },
-		   { { 256, 1 } },
-		   { { 3, 2, 1, 4 } },
-		   { { 7, 7, 7, 7, 1 } },
-		   { { 100, 100, 50, 25, 5 } } };
+	const char *kinds;
+	const char *domains[5]; /* NULL: none */
+	const char *client_ip[5];
+	const char *alpn[5];
+	const char *sni, *offered;
+	const char *want; /* "http", "none", or the number of the route */
+} l4s[] = {
+	/* SNI decides between passthrough and termination */
+	{ "hp", { "a.x", "b.x" }, .sni = "a.x", .want = "http" },
+	{ "hp", { "a.x", "b.x" }, .sni = "b.x", .want = "1" },
+	{ "pt", { "a.x", "b.x" }, .sni = "b.x", .want = "1" },
+	{ "pp", { "*.x", "a.x" }, .sni = "a.x", .want = "1" },
+	{ "pp", { "*.x", "a.x" }, .sni = "b.x", .want = "0" },
+	{ "ph", { "*.x", "a.x" }, .sni = "a.x", .want = "http" },
+	{ "pp", { "*.x", "**.x" }, .sni = "c.b.x", .want = "1" },
+	/* B31: "*." is one label */
+	{ "p", { "*.x" }, .sni = "c.b.x", .want = "none" },
+	{ "p", { "*.x" }, .sni = "x", .want = "none" },
+	/* an unknown name: the route without domains, or nothing */
+	{ "hp", { "a.x", NULL }, .sni = "z.x", .want = "1" },
+	{ "ph", { "a.x", NULL }, .sni = "z.x", .want = "http" },
+	{ "hp", { "a.x", "b.x" }, .sni = "z.x", .want = "none" },
+	{ "h", { "a.x" }, .sni = "z.x", .want = "http" },
+	/* no SNI: the single passthrough route, else the one without domains, else nothing */
+	{ "p", { "a.x" }, .want = "0" },
+	{ "hp", { "a.x", "b.x" }, .want = "1" },
+	{ "hp", { NULL, "b.x" }, .want = "1" },
+	{ "pp", { "a.x", "b.x" }, .want = "none" },
+	{ "pph", { "a.x", "b.x", NULL }, .want = "http" },
+	{ "ppp", { "a.x", "b.x", NULL }, .want = "2" },
+	{ "h", { "a.x" }, .want = "http" },
+	{ "t", { "a.x" }, .want = "none" },
+	{ "t", { NULL }, .want = "0" },
+	{ "pp", { "a.x", "b.x" }, { "10.0.0.0/8" }, .want = "1" },
+	/* client address; B30: IPv6 blocks too (the client is 2001:db8::7) */
+	{ "pp", { "a.x", "a.x" }, { "2001:db8::/32", NULL }, .sni = "a.x", .want = "0" },
+	{ "pp", { "a.x", "a.x" }, { "2001:db9::/32", NULL }, .sni = "a.x", .want = "1" },
+	{ "p", { "a.x" }, { "2001:db8:1::/48" }, .sni = "a.x", .want = "none" },
+	{ "p", { "a.x" }, { "10.0.0.0/8" }, .sni = "a.x", .want = "none" },
+	/* ALPN */
+	{ "pp",
+	  { "a.x", "a.x" },
+	  .alpn = { "h2", NULL },
+	  .sni = "a.x",
+	  .offered = "h2",
+	  .want = "0" },
+	{ "pp",
+	  { "a.x", "a.x" },
+	  .alpn = { "h2", NULL },
+	  .sni = "a.x",
+	  .offered = "h3",
+	  .want = "1" },
+	{ "pp", { "a.x", "a.x" }, .alpn = { "h2", NULL }, .sni = "a.x", .want = "1" },
+	{ "p", { "a.x" }, .alpn = { "h2" }, .sni = "a.x", .offered = "h", .want = "none" },
+};
 
-START_TEST(schedule)
+START_TEST(before_http)
 {
-	struct config_target targets[5];
-	size_t cnt = 0;
-	unsigned total = 0;
-	for (; cnt < 5 && weightings[_i].weights[cnt] > 0; cnt++) {
-		targets[cnt] = (struct config_target){ "h", 1, weightings[_i].weights[cnt] };
-		total += targets[cnt].weight;
+	static const struct config_ports ports[] = { { 443, 443 }, { 440, 450 } };
+	struct config_route routes[5] = { 0 };
+	size_t cnt = strlen(l4s[_i].kinds);
+	for (size_t i = 0; i < cnt; i++) {
+		char kind = l4s[_i].kinds[i];
+		routes[i] = (struct config_route){ .name = "r", .is_enabled = true };
+		routes[i].match = (struct config_match){
+			.ports = ports,
+			.port_cnt = 2, /* the port twice: the route counts once */
+			.domains = &l4s[_i].domains[i],
+			.domain_cnt = l4s[_i].domains[i] != NULL,
+			.client_ip = &l4s[_i].client_ip[i],
+			.client_ip_cnt = l4s[_i].client_ip[i] != NULL,
+			.alpn = &l4s[_i].alpn[i],
+			.alpn_cnt = l4s[_i].alpn[i] != NULL,
+			.path = kind == 'h' ? "/only/*" : NULL,
+		};
+		routes[i].action.type = CONFIG_FORWARD;
+		routes[i].action.protocol = kind == 'h' ? CONFIG_HTTP : CONFIG_TCP;
+		routes[i].action.tls_mode =
+			kind == 'p' ? CONFIG_TLS_PASSTHROUGH : CONFIG_TLS_TERMINATE;
 	}
-	struct route_index *index = build_forward(targets, cnt);
-	const struct route *made = route_index_at(index, 0);
-	ck_assert_uint_eq(made->schedule_len, total);
-	unsigned seen[5] = { 0 };
-	for (uint32_t i = 0; i < made->schedule_len; i++) {
-		ck_assert_uint_lt(made->schedule[i], cnt);
-		seen[made->schedule[i]]++;
-		/* Spread: no target is ever more than one round ahead of or behind its share. */
-		for (size_t t = 0; t < cnt; t++) {
-			double due = (double)(i + 1) * targets[t].weight / total;
-			ck_assert_msg((double)seen[t] - due < (double)cnt &&
-					      due - (double)seen[t] < (double)cnt,
-				      "target %zu at %u", t, i);
-		}
+	struct config config = { .routes = routes, .route_cnt = cnt };
+	struct route_index *index = build(&config, NULL);
+	struct wire_hello hello = { 0 };
+	if (l4s[_i].sni != NULL)
+		hello.sni_len = text_format(hello.sni, sizeof(hello.sni), "%s", l4s[_i].sni);
+	if (l4s[_i].offered != NULL) {
+		hello.alpn_cnt = 2;
+		hello.alpn[0].len = 1;
+		hello.alpn[0].name[0] = '?';
+		hello.alpn[1].len = (uint8_t)strlen(l4s[_i].offered);
+		memcpy(hello.alpn[1].name, l4s[_i].offered, hello.alpn[1].len);
 	}
-	for (size_t t = 0; t < cnt; t++)
-		ck_assert_uint_eq(seen[t], targets[t].weight);
+	struct addr listen, client;
+	ck_assert_int_eq(addr_parse("::", 443, &listen), ERR_OK);
+	ck_assert_int_eq(addr_parse("2001:db8::7", 5000, &client), ERR_OK);
+	ck_assert_int_eq(route_listener_kind(index, &listen), ROUTE_LISTENER_TLS);
+	struct route_l4 want = { .listen = &listen, .client = &client, .hello = &hello };
+	const struct route *route = NULL;
+	char got[8] = "http";
+	enum route_l4_verdict verdict = route_find_l4(index, &want, &route);
+	if (verdict == ROUTE_L4_NONE)
+		(void)text_format(got, sizeof(got), "none");
+	else if (verdict == ROUTE_L4_TUNNEL)
+		(void)text_format(got, sizeof(got), "%u", route->ix);
+	ck_assert_str_eq(got, l4s[_i].want);
+	/* A request never reaches a route that is no HTTP. */
+	struct route_request request = { .port = 443,
+					 .listen_addr = &listen,
+					 .host = "a.x",
+					 .host_len = 3,
+					 .path = "/only/x",
+					 .path_len = 7,
+					 .client = &client,
+					 .tls_version = 13 };
+	route = route_find(index, &request);
+	ck_assert(route == NULL || route->config->action.protocol == CONFIG_HTTP);
 	route_index_free(index);
 }
 END_TEST
 
-START_TEST(schedule_is_bounded)
+START_TEST(raw_tcp_and_trust)
 {
-	static struct config_target targets[200];
-	for (size_t i = 0; i < 200; i++)
-		targets[i] = (struct config_target){ "h", 1, i == 0 ? 256 : 100 };
-	struct route_index *index = build_forward(targets, 200);
-	const struct route *made = route_index_at(index, 0);
-	unsigned seen[200] = { 0 };
-	for (uint32_t i = 0; i < made->schedule_len; i++)
-		seen[made->schedule[i]]++;
-	for (size_t i = 1; i < 200; i++)
-		ck_assert_uint_eq(seen[i], seen[1]);
-	ck_assert_uint_gt(seen[1], 0);
-	ck_assert_uint_gt(seen[0], 2 * seen[1]);
+	static const struct config_ports ports[] = { { 5432, 5440 } }, other = { 80, 80 };
+	static const char *const trusted[] = { "10.0.0.0/8", "2001:db8::/32" };
+	static const char *const near[] = { "127.0.0.0/8" };
+	struct config_route routes[3] = {
+		{ .name = "near", .is_enabled = true },
+		{ .name = "far", .is_enabled = true },
+		{ .name = "web", .is_enabled = true },
+	};
+	for (size_t i = 0; i < 3; i++) {
+		routes[i].match.ports = i < 2 ? ports : &other;
+		routes[i].match.port_cnt = 1;
+		routes[i].action.type = CONFIG_FORWARD;
+		routes[i].action.protocol = i < 2 ? CONFIG_TCP : CONFIG_HTTP;
+	}
+	routes[0].match.client_ip = near;
+	routes[0].match.client_ip_cnt = 1;
+	const struct config_listener listeners[] = {
+		{ .ports = ports, .port_cnt = 1, .trusted = trusted, .trusted_cnt = 2 },
+		{ .ports = &other,
+		  .port_cnt = 1,
+		  .address = "10.0.0.1",
+		  .trusted = trusted,
+		  .trusted_cnt = 2 }, /* nothing listens there */
+	};
+	struct config config = {
+		.routes = routes, .route_cnt = 3, .listeners = listeners, .listener_cnt = 2
+	};
+	struct route_index *index = build(&config, NULL);
+	struct addr listen, web, local, far, v6, mapped;
+	ck_assert_int_eq(addr_parse("::", 5433, &listen), ERR_OK);
+	ck_assert_int_eq(addr_parse("::", 80, &web), ERR_OK);
+	ck_assert_int_eq(addr_parse("127.0.0.1", 1, &local), ERR_OK);
+	ck_assert_int_eq(addr_parse("192.0.2.1", 1, &far), ERR_OK);
+	ck_assert_int_eq(addr_parse("10.1.2.3", 1, &mapped), ERR_OK);
+	ck_assert_int_eq(addr_parse("2001:db8::1", 1, &v6), ERR_OK);
+	ck_assert_int_eq(route_listener_kind(index, &listen), ROUTE_LISTENER_TCP);
+	ck_assert_int_eq(route_listener_kind(index, &web), ROUTE_LISTENER_HTTP);
+	ck_assert_int_eq(route_listener_trust(index, &listen, &mapped), ROUTE_TRUST_PEER);
+	ck_assert_int_eq(route_listener_trust(index, &listen, &v6), ROUTE_TRUST_PEER);
+	ck_assert_int_eq(route_listener_trust(index, &listen, &far), ROUTE_TRUST_NOT);
+	ck_assert_int_eq(route_listener_trust(index, &web, &mapped), ROUTE_TRUST_OFF);
+	struct route_l4 want = { .listen = &listen, .client = &local };
+	const struct route *route = NULL;
+	ck_assert_int_eq(route_find_l4(index, &want, &route), ROUTE_L4_TUNNEL);
+	ck_assert_str_eq(route->config->name, "near");
+	want.client = &far;
+	ck_assert_int_eq(route_find_l4(index, &want, &route), ROUTE_L4_TUNNEL);
+	ck_assert_str_eq(route->config->name, "far");
 	route_index_free(index);
 }
 END_TEST
@@ -563,8 +668,8 @@ int main(void)
 	tcase_add_test(tc, as_the_naive_one);
 	tcase_add_test(tc, many_routes);
 	tcase_add_test(tc, listeners_distinct);
-	tcase_add_loop_test(tc, schedule, 0, SP_ARRAY_LEN(weightings));
-	tcase_add_test(tc, schedule_is_bounded);
+	tcase_add_loop_test(tc, before_http, 0, SP_ARRAY_LEN(l4s));
+	tcase_add_test(tc, raw_tcp_and_trust);
 	tcase_add_test(tc, slots);
 	tcase_add_loop_test(tc, redirect, 0, SP_ARRAY_LEN(redirects));
 	suite_add_tcase(suite, tc);
