@@ -44,6 +44,12 @@ enum err upstreams_new(unsigned worker_cnt, struct loop *control_loop, struct re
 		       struct upstreams **ret_upstreams) SP_MUST_USE;
 /* Workers have ended. */
 void upstreams_free(struct upstreams *us) SP_ON_CONTROL;
+/* The settings of dns (resolver, TTLs), for look-ups that begin later, and a new round: files of TLS towards
+ * targets are read again by groups that are made from now on. Before the groups of a configuration are made;
+ * once more with the configuration in force when an update was refused after it. ERR_NOMEM, or
+ * resolver_configure's: the settings of before hold. */
+enum err upstreams_configure(struct upstreams *us, const struct config *config)
+	SP_ON_CONTROL SP_MUST_USE;
 /* The workers' loops; NULL before they start and after they ended. */
 void upstreams_set_loops(struct upstreams *us, struct loop *const *loops) SP_ON_CONTROL;
 

@@ -15,10 +15,12 @@ struct upstream_pool {
 	_Alignas(64) struct list idle; /* newest first: the warmest is taken */
 	uint32_t idle_cnt;
 	uint32_t conn_cnt; /* open ones, idle ones included: they keep the upstream alive */
-	uint32_t in_use;   /* tickets held, with or without max_connections; balancing reads it (relaxed) */
+	uint32_t
+		in_use; /* tickets held, with or without max_connections; balancing reads it (relaxed) */
 	uint32_t waiting_cnt;
 	struct list waiting; /* of struct upstream_ticket, oldest first */
-	bool is_closing;
+	bool is_closing; /* nothing is kept idle any more: the upstream goes away, or the worker ends */
+	bool is_going;   /* the upstream goes away: pool_settle is to let go of it, once */
 	bool has_closed; /* said so */
 	uint64_t requests, failures, retries;
 	uint32_t retry_credit; /* hundredths of a retry */
@@ -31,48 +33,54 @@ struct upstream_pool {
 
 /* Addresses at one time; swapped by RCU. */
 struct upstream_addrs {
+	struct rcu_head rcu;
 	unsigned cnt;
 	struct addr list[UPSTREAM_ADDRS_MAX];
 };
 
-struct upstream_name; /* look-ups of one target's name (names.c) */
-struct upstream_check; /* health checks of one target (health.c) */
+struct upstream_name;   /* look-ups of one target's name (names.c) */
+struct upstream_check;  /* health checks of one target (health.c) */
+struct upstream_client; /* a TLS client that targets share (clients.c) */
 
 struct upstream {
 	struct upstreams *registry;
+	unsigned worker_cnt;
 	struct upstream *next; /* in the registry's bucket */
 	struct list link;
 	uint32_t ref_cnt; /* held by: groups; control thread */
 	/* Fixed for life. */
 	char identity[UPSTREAM_IDENTITY_MAX];
-	char name[UPSTREAM_NAME_MAX];  /* "host:port", "host" with port 0 */
+	char name[UPSTREAM_NAME_MAX]; /* "host:port", "host" with port 0 */
 	char host[256];
-	char group[129];               /* "" for targets of routes */
-	uint16_t port;                 /* 0: the client's */
+	char group[129]; /* "" for targets of routes */
+	uint16_t port;   /* 0: the client's */
 	enum config_proxy_protocol proxy_protocol;
-	struct tls_client *tls;        /* NULL: plain; owned */
-	char server_name[256];         /* of TLS */
+	struct upstream_client *client; /* NULL: plain; counted */
+	struct tls_client *tls;         /* its own; NULL: plain */
+	char server_name[256];          /* of TLS */
 	/* Written by control, read by workers. */
 	struct upstream_addrs *addrs SP_RCU_PTR; /* NULL: none known yet */
 	_Atomic int is_down;                     /* by health checks */
-	_Atomic int64_t up_since_ms;             /* CLOCK_MONOTONIC; 0: from the start, no slow start */
+	_Atomic int64_t up_since_ms; /* CLOCK_MONOTONIC; 0: from the start, no slow start */
 	/* Written by any worker when it changes. */
 	_Alignas(64) _Atomic int64_t ejected_until_ms;
 	_Atomic uint32_t failures_in_row;
-	_Atomic uint32_t ejection_cnt;  /* in a row, for the growing time */
-	_Atomic uint64_t ejections;     /* ever */
+	_Atomic uint32_t ejection_cnt; /* in a row, for the growing time */
+	_Atomic uint64_t ejections;    /* ever */
 	_Atomic int64_t last_failure_unix_s;
 	_Atomic int last_failure;
-	_Atomic uint32_t why_lock;      /* a try-lock around last_why: who does not get it leaves it */
+	_Atomic uint32_t why_lock; /* a try-lock around last_why: who does not get it leaves it */
 	char last_why[UPSTREAM_WHY_MAX];
 	/* Places, only with max_connections. */
-	_Alignas(64) _Atomic uint32_t place_cnt;   /* taken over all workers */
-	_Atomic uint32_t waiting_cnt;              /* tickets that wait, over all workers */
+	_Alignas(64) _Atomic uint32_t place_cnt; /* taken over all workers */
+	_Atomic uint32_t waiting_cnt;            /* tickets that wait, over all workers */
 	/* Control's own. */
 	_Alignas(64) struct upstream_name *resolving;
 	struct upstream_check *check;
 	_Atomic unsigned closing_cnt; /* workers that have yet to let go */
 	struct task free_task;
+	const struct group_target *seen_as; /* where upstreams_each found it; of round seen_round */
+	uint64_t seen_round;
 	struct upstream_pool pools[]; /* by worker */
 };
 
@@ -113,24 +121,48 @@ struct upstreams {
 	struct loop *control_loop;
 	struct loop *const *loops;
 	struct resolver *resolver;
+	int64_t min_ttl_ms, max_ttl_ms;
+	struct list clients; /* of struct upstream_client */
+	uint64_t
+		client_round; /* files of clients are read once a round: upstreams_configure begins one */
+	unsigned first_lookup_cnt; /* names that are being looked up for the first time */
+	uint64_t view_round;
+	uint64_t burst_turn; /* checks that begin in one turn of the loop are spread */
+	unsigned burst_cnt;
 };
 
 /* ---- registry.c (control) ---- */
 /* Made when new (its name's look-up begins), counted up. */
 enum err registry_get(struct upstreams *us, const struct config_upstream *group,
 		      const struct config_target *target, const struct config_upstream_tls *tls,
-		      struct upstream **ret_upstream, struct text *reterr) SP_ON_CONTROL SP_MUST_USE;
+		      struct upstream **ret_upstream, struct text *reterr)
+	SP_ON_CONTROL SP_MUST_USE;
 void registry_put(struct upstreams *us, struct upstream *u) SP_ON_CONTROL;
-/* A worker's last connection and ticket of an upstream that goes away are gone. Worker. */
+/* A worker's last connection and ticket of an upstream that goes away (is_going) are gone. Once a pool. Worker. */
 void registry_worker_let_go(struct upstream_pool *pool);
 
+/* ---- clients.c (control) ---- */
+/* The TLS client of these settings, read from its files once a round and shared, counted up. NULL tls:
+ * encrypts without verifying (checks of plain targets). */
+enum err client_get(struct upstreams *us, const struct config_upstream_tls *tls,
+		    struct upstream_client **ret_client, struct text *reterr)
+	SP_ON_CONTROL SP_MUST_USE;
+/* NULL is allowed. After the registry is gone, too. */
+void client_put(struct upstream_client *client);
+struct tls_client *client_tls(const struct upstream_client *client);
+
 /* ---- names.c, health.c (control) ---- */
-void names_start(struct upstream *u) SP_ON_CONTROL;
+/* An address is there at once; a name is looked up, again and again. ERR_NOMEM. */
+enum err names_start(struct upstream *u) SP_ON_CONTROL SP_MUST_USE;
 void names_stop(struct upstream *u) SP_ON_CONTROL;
 int64_t names_ttl_left_s(const struct upstream *u); /* -1: an address */
+/* Addresses of u now, NULL: none. They live until names.c or the end of u retires them. */
+const struct upstream_addrs *names_addrs(const struct upstream *u) SP_ON_CONTROL;
 /* The settings of config hold from now on. */
 void health_apply(struct upstream *u, const struct config_upstream *config) SP_ON_CONTROL;
 void health_stop(struct upstream *u) SP_ON_CONTROL;
+/* Its addresses have changed: it is checked soon. */
+void health_hurry(struct upstream *u) SP_ON_CONTROL;
 void health_view(const struct upstream *u, struct upstream_view *view) SP_ON_CONTROL;
 
 /* ---- balance.c, maglev.c (tables: control; use: workers) ---- */
