@@ -61,6 +61,15 @@ struct worker_settings {
 	bool wants_access_log, is_access_json;
 };
 
+/* Pipes between two sockets (pipe.c): lent while bytes are in them, kept when they come back empty. */
+struct pipe;
+struct pipe_pool {
+	struct pipe *free_list;
+	uint32_t free_cnt;
+	uint32_t cnt; /* open ones, lent ones included */
+	int64_t retry_ms; /* not before: the last try to make one failed */
+};
+
 struct worker {
 	unsigned ix;
 	struct workers *all;
@@ -69,7 +78,9 @@ struct worker {
 	struct log_ring *log_ring, *access_ring;
 	struct tls_worker *tls;
 	struct challenge_table *challenges;
+	struct limits *limits;
 	struct buf_pool bufs;
+	struct pipe_pool pipes;
 	struct arena_cache arena_cache;
 	struct upstream_worker upstream;
 	struct list conns;
@@ -272,6 +283,11 @@ void exchange_on_timer(struct exchange *x);
 /* The connection ends under it (worker stop). */
 void exchange_drop(struct exchange *x, enum exchange_end end);
 void exchanges_free(struct worker *w);
+/* The end of an exchange that tunnel_upgrade took over (exchange.c): counts it and its answer, writes its
+ * record with record's route, upstream, end, duration and bytes (of head and tunnel), frees it. Its target,
+ * pin and buffers are gone already; conn->exchange is not touched. */
+struct access_record;
+void exchange_end_upgraded(struct exchange *x, const struct access_record *record);
 
 /* Heads and replies (head.c). false: no memory. */
 bool head_write_request(struct exchange *x);
@@ -312,6 +328,8 @@ struct conn_proxy {
 	uint8_t unique_id_len;
 	char authority[256];
 	uint8_t authority_len;
+	char alpn[32];
+	uint8_t alpn_len;
 };
 struct tunnel;
 
@@ -329,8 +347,11 @@ struct conn {
 	struct limit_counter *route_counter; /* of the route that it is counted for; NULL: none */
 	struct tunnel *tunnel;               /* CONN_TUNNEL */
 	int64_t accepted_ms;
+	int64_t active_ms; /* when a byte came or went last */
 	uint64_t bytes_in, bytes_out;
-	enum exchange_end end; /* why it ends, for worker_stats.conn_ends */
+	/* Why it ends, for worker_stats.conn_ends: set before conn_close and conn_linger. EXCHANGE_END_CNT: not
+	 * known yet. The end of each exchange sets it to that exchange's. */
+	enum exchange_end end;
 	bool is_ip_counted;
 	uint8_t ipv6_prefix; /* that it was counted with */
 	uint64_t id;
@@ -346,6 +367,7 @@ struct conn {
 	struct exchange *exchange; /* NULL between requests */
 	uint32_t request_cnt;
 	bool is_readable, is_writable, has_hung_up, has_eof;
+	bool is_broken;  /* EPOLLHUP or EPOLLERR seen */
 	bool is_running; /* inside conn_run: no re-entry */
 	bool is_posted;
 	bool is_left_to_post; /* closed and freed but for run_task, which frees it */
@@ -358,9 +380,12 @@ void conn_accept(struct worker *w, int fd, const struct addr *client, const stru
 void conn_run(struct conn *conn);
 /* Runs again when the others have had their turn. */
 void conn_post(struct conn *conn);
+/* conn->end says why. */
 void conn_close(struct conn *conn);
+void conn_close_for(struct conn *conn, enum exchange_end end);
 /* The answer has been sent: no more is written; what the client still sends is read for a moment,
- * so that it sees the answer and not a reset. */
+ * so that it sees the answer and not a reset. conn->end says why, ANSWERED when it does not or when all
+ * went well. */
 void conn_linger(struct conn *conn);
 void conn_arm_timer(struct conn *conn, int64_t due_ms);
 enum step conn_recv(struct conn *conn, void *dst, size_t cap, size_t *ret_len);
@@ -378,8 +403,9 @@ size_t conn_write_proxy_header(const struct conn *conn, enum config_proxy_protoc
 void tunnel_open(struct conn *conn, const struct generation *generation, const struct route *route,
 		 const char *sni);
 /* A 101 was answered: its head is in x->to_client.buf, what came behind it in x->up_in, what the client sent
- * behind its head in conn->in. Takes over target and buffers, ends the exchange with its record at the
- * tunnel's end, frees x. */
+ * behind its head in conn->in. x was reported to its target as a success, its target is in READY. Takes over
+ * target, buffers and x, unpins its generation, and calls exchange_end_upgraded at the tunnel's end. The
+ * connection may be closed on return. */
 void tunnel_upgrade(struct exchange *x);
 void tunnel_run(struct tunnel *t);
 void tunnel_on_timer(struct tunnel *t);
