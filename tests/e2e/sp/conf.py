@@ -56,11 +56,45 @@ def respond(name, ports, body="ok\n", status=200, domains=None, path=None, tls=N
 
 
 def forward(name, ports, targets, domains=None, path=None, tls=None, **match):
-    """A route to origins on loopback; targets are ports or (host, port)."""
-    listed = [{"host": t[0], "port": t[1]} if isinstance(t, tuple) else {"host": "127.0.0.1", "port": t}
-              for t in targets]
-    r = {"name": name, "match": {"ports": list(ports), **match}, "action": {"type": "forward", "targets": tuple(listed)}}
+    """A route to origins on loopback; targets are ports, (host, port) or dicts."""
+    r = {"name": name, "match": {"ports": list(ports), **match}, "action": {"type": "forward", "targets": target_list(targets)}}
     return finish_route(r, domains, path, tls)
+
+
+def target_list(targets):
+    """Ports, (host, port) or whole dicts."""
+    return tuple(t if isinstance(t, dict) else {"host": t[0], "port": t[1]} if isinstance(t, tuple)
+                 else {"host": "127.0.0.1", "port": t} for t in targets)
+
+
+def upstream(name, targets, **options):
+    """An entry of the top-level list "upstreams"."""
+    return {"name": name, "targets": target_list(targets), **options}
+
+
+def to_upstream(name, ports, upstream_name, domains=None, path=None, tls=None, protocol=None, **match):
+    r = {"name": name, "match": {"ports": list(ports), **match}, "action": {"type": "forward", "upstream": upstream_name}}
+    if protocol:
+        r["action"]["protocol"] = protocol
+    return finish_route(r, domains, path, tls)
+
+
+def tcp(name, ports, targets, domains=None, tls=None, **match):
+    """A raw TCP route, or TLS to raw TCP."""
+    r = {"name": name, "match": {"ports": list(ports), **match},
+         "action": {"type": "forward", "protocol": "tcp", "targets": target_list(targets)}}
+    return finish_route(r, domains, None, tls)
+
+
+def passthrough(name, ports, targets, domains=None, **match):
+    r = {"name": name, "match": {"ports": list(ports), **match}, "action": {"type": "forward", "targets": target_list(targets)}}
+    return finish_route(r, domains, None, {"mode": "passthrough"})
+
+
+def reencrypt(chain_file, key_file, **upstream_tls):
+    """The tls group of a terminate-and-reencrypt route."""
+    return {"mode": "terminate-and-reencrypt", "certificate": {"chain_file": chain_file, "key_file": key_file},
+            "upstream": upstream_tls}
 
 
 def redirect(name, ports, location, status=301, domains=None, path=None, tls=None, **match):

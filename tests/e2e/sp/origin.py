@@ -4,6 +4,7 @@ A script is a function (connection, request) called once a request; connection.s
 scripts, the n-th request of the origin's life gets the n-th (the last one repeats).
 """
 import socket
+import ssl
 import struct
 import threading
 
@@ -95,9 +96,15 @@ class Connection:
 
 
 class Origin:
-    def __init__(self, test, *scripts, port=None, reads_body=True, backlog=512, listen=True, host="127.0.0.1"):
+    def __init__(self, test, *scripts, port=None, reads_body=True, backlog=512, listen=True, host="127.0.0.1", tls=None):
+        """tls: an ssl.SSLContext of the server side, or (chain file, key file)."""
         self.scripts = scripts or (fixed(b"origin\n"),)
         self.reads_body = reads_body
+        self.tls = tls
+        if isinstance(tls, tuple):
+            self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.tls.load_cert_chain(*tls)
+        self.tls_errors = []
         self.lock = threading.Condition()
         self.requests, self.connections = [], []
         self.is_stopped = False
@@ -138,6 +145,8 @@ class Origin:
 
     def serve(self, connection):
         try:
+            if self.tls:
+                connection.sock = self.tls.wrap_socket(connection.sock, server_side=True)
             while not connection.is_closed:
                 head = connection.read_until(b"\r\n\r\n")
                 with self.lock:
@@ -149,6 +158,8 @@ class Origin:
                 self.scripts[min(request.request_ix, len(self.scripts) - 1)](connection, request)
                 if not connection.is_closed and not request.is_complete:
                     connection.read_body(request)
+        except ssl.SSLError as e:
+            self.tls_errors.append(str(e))
         except (EOFError, OSError):
             pass
         finally:

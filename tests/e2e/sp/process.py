@@ -300,6 +300,21 @@ class Proxy:
     def listeners(self):
         return self.get("/v1/listeners")["listeners"]
 
+    def connections(self, limit=1000):
+        return self.get(f"/v1/connections?limit={limit}")["connections"]
+
+    def upstreams(self):
+        return self.get("/v1/upstreams")["upstreams"]
+
+    def target(self, port, group=None):
+        """The view of the target 127.0.0.1:port."""
+        found = [u for u in self.upstreams() if u["target"].endswith(f":{port}") and (group is None or u["group"] == group)]
+        assert len(found) == 1, (port, self.upstreams())
+        return found[0]
+
+    def end_cnt(self, reason):
+        return self.metric("smartproxy_connection_ends_total", f'end="{reason}"')
+
     def put_routes(self, routes):
         return self.api("PUT", "/v1/routes", list(routes))
 
