@@ -1,4 +1,4 @@
-/* The record of an ended exchange, put into the worker's ring and written by the control thread. */
+/* The record of an ended exchange or tunnel, put into the worker's ring and written by the control thread. */
 #include <string.h>
 
 #include "exchange.h"
@@ -15,55 +15,75 @@ struct record {
 	char target[TARGET_MAX];
 	char time[32];
 	int millisecond;
-	const char *route, *upstream, *tls;
+	const char *tls, *kind;
 };
 
-static void fill(struct record *r, const struct exchange *x)
+static void fill(struct record *r, const struct access_record *what)
 {
-	const struct conn *conn = x->conn;
+	const struct conn *conn = what->conn;
+	const struct exchange *x = what->exchange;
 	const char *(*escape)(char *dst, size_t cap, const char *src, size_t len) =
-		x->worker->settings.is_access_json ? text_escape_json : text_escape;
+		conn->worker->settings.is_access_json ? text_escape_json : text_escape;
 	int64_t now_ms = clock_unix_ms();
 	(void)clock_format_utc(r->time, sizeof(r->time), now_ms / 1000);
 	r->time[strlen(r->time) - 1] = '\0'; /* the Z, to put milliseconds before it */
 	r->millisecond = (int)(now_ms % 1000);
 	(void)addr_format(r->client, sizeof(r->client), &conn->client);
-	(void)escape(r->method, sizeof(r->method), x->request.method_text.at,
-		     x->request.method_text.len);
-	(void)escape(r->host, sizeof(r->host), x->host, x->host_len);
-	(void)escape(r->target, sizeof(r->target), x->request.target.at, x->request.target.len);
-	r->route = x->route == NULL ? "" : x->route->config->name;
-	r->upstream = x->upstream_name == NULL ? "" : x->upstream_name;
+	r->method[0] = r->host[0] = r->target[0] = '\0';
+	if (x != NULL) {
+		const struct wire_h1_request *request = &x->request;
+		(void)escape(r->method, sizeof(r->method), request->method_text.at,
+			     request->method_text.len);
+		(void)escape(r->host, sizeof(r->host), x->host, x->host_len);
+		(void)escape(r->target, sizeof(r->target), request->target.at, request->target.len);
+	}
+	r->kind = x == NULL ? "tunnel" : what->status == 101 ? "websocket" : "http";
 	r->tls = conn->tls == NULL ? "" : conn->tls_version == 13 ? "1.3" : "1.2";
 }
 
-void access_log_write(const struct exchange *x)
+void access_log_record(const struct access_record *what)
 {
-	struct worker *w = x->worker;
+	struct worker *w = what->conn->worker;
 	if (!w->settings.wants_access_log)
 		return;
 	struct record r;
-	fill(&r, x);
+	fill(&r, what);
 	const char *format =
 		w->settings.is_access_json
 			? "{\"time\":\"%s.%03dZ\",\"conn\":%llu,\"client\":\"%s\",\"tls\":\"%s\","
-			  "\"method\":\"%s\","
-			  "\"host\":\"%s\",\"target\":\"%s\",\"status\":%u,\"bytes_in\":%lld,"
-			  "\"bytes_out\":%llu,"
-			  "\"ms\":%lld,\"route\":\"%s\",\"upstream\":\"%s\",\"end\":\"%s\"}"
+			  "\"method\":\"%s\",\"host\":\"%s\",\"target\":\"%s\",\"status\":%u,"
+			  "\"bytes_in\":%llu,\"bytes_out\":%llu,\"ms\":%lld,\"route\":\"%s\","
+			  "\"upstream\":\"%s\",\"end\":\"%s\",\"tries\":%u,\"kind\":\"%s\"}"
 			: "%s.%03dZ conn=%llu client=%s tls=%s method=%s host=%s target=\"%s\" "
-			  "status=%u bytes_in=%lld "
-			  "bytes_out=%llu ms=%lld route=%s upstream=%s end=%s";
+			  "status=%u bytes_in=%llu bytes_out=%llu ms=%lld route=%s upstream=%s "
+			  "end=%s tries=%u kind=%s";
 	char line[RECORD_MAX + TARGET_MAX];
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
 	size_t len = text_format(line, sizeof(line) - 1, format, r.time, r.millisecond,
-				 (unsigned long long)x->conn->id, r.client, r.tls, r.method, r.host,
-				 r.target, x->status, (long long)x->request_body.total,
-				 (unsigned long long)x->to_client.sent_bytes,
-				 (long long)(loop_now_ms(w->loop) - x->start_ms), r.route,
-				 r.upstream, exchange_end_name(x->end));
+				 (unsigned long long)what->conn->id, r.client, r.tls, r.method,
+				 r.host, r.target, what->status, (unsigned long long)what->bytes_in,
+				 (unsigned long long)what->bytes_out, (long long)what->duration_ms,
+				 what->route, what->upstream, exchange_end_name(what->end),
+				 what->tries, r.kind);
 #pragma GCC diagnostic pop
 	line[len++] = '\n';
 	(void)log_ring_put(w->access_ring, line, len);
+}
+
+void access_log_write(const struct exchange *x)
+{
+	struct access_record record = {
+		.conn = x->conn,
+		.exchange = x,
+		.route = x->route == NULL ? "" : x->route->config->name,
+		.upstream = x->upstream_name == NULL ? "" : x->upstream_name,
+		.end = x->end,
+		.status = x->status,
+		.duration_ms = loop_now_ms(x->worker->loop) - x->start_ms,
+		.bytes_in = (uint64_t)x->request_body.total,
+		.bytes_out = x->to_client.sent_bytes,
+		.tries = x->to.choice.tried_cnt,
+	};
+	access_log_record(&record);
 }

@@ -2,20 +2,22 @@
  *
  * state       step               waits for                 leaves to
  * READ_HEAD   step_read_head     client, header deadline   ROUTE | REPLY(4xx) | close
- * ROUTE       step_route         nothing (one section)     ADMIT | ANSWER(token) | REPLY(404, 421)
- * ADMIT       step_admit         nothing                   CONNECT | ANSWER | REPLY(405, 413)
- * CONNECT     step_connect       a pooled or new upstream  SEND_HEAD | REPLY(502, 503, 504)
+ * ROUTE       decide_route       nothing (one section)     ADMIT | ANSWER(token) | REPLY(404, 421)
+ * ADMIT       decide_admit       nothing                   CONNECT | ANSWER | REPLY(405, 413, 426, 503)
+ * CONNECT     step_connect       target.c: a place at a    SEND_HEAD | REPLY(502, 503, 504)
+ *                                target, a connection
  * SEND_HEAD   step_send_head     nothing                   AWAIT_HEAD
  * AWAIT_HEAD  step_await_head    upstream, deadline        RELAY | CONNECT (retry) | REPLY(4xx, 502, 504)
+ *                                                          | a tunnel (101)
  * RELAY       step_relay         either side, idle         FINISH | close
  * ANSWER      answer_await_body  the request's body        REPLY
  * REPLY       answer_send        client writable           FINISH | close
  * FINISH      step_finish        nothing                   the next request | close
  *
- * Invariants: generation is pinned from ROUTE on; up is NULL before CONNECT and after FINISH; the
- * request's body flows in AWAIT_HEAD and RELAY, whatever the answer does. exchange_set_state is the
- * only writer of the state. The steps stand in the order of the table; ANSWER's and REPLY's are those
- * of answer.c. */
+ * Invariants: generation is pinned from ROUTE on; to.up is NULL but from the end of CONNECT to FINISH;
+ * the request's body flows in AWAIT_HEAD and RELAY, whatever the answer does. exchange_set_state is the
+ * only writer of the state. The steps stand in the order of the table; those of ROUTE and ADMIT are in
+ * decide.c, those of ANSWER and REPLY in answer.c, the parts of AWAIT_HEAD and RELAY in relay.c. */
 #include "exchange.h"
 
 #include <stdlib.h>
@@ -45,7 +47,9 @@ static int64_t due_ms(const struct exchange *x)
 		due = x->state_ms + s->header_ms;
 		break;
 	case EXCHANGE_CONNECT:
-		due = x->state_ms + s->connect_ms;
+		due = target_due_ms(&x->to);
+		if (due == INT64_MAX)
+			due = x->state_ms + s->connect_ms;
 		break;
 	case EXCHANGE_AWAIT_HEAD:
 		/* However the head comes: single bytes and 1xx of a target give it no more time. */
@@ -78,11 +82,21 @@ enum move exchange_set_state(struct exchange *x, enum exchange_state state)
 
 /* ---- the end of every exchange ---- */
 
+void exchange_report(struct exchange *x, enum upstream_failure failure, const char *why)
+{
+	if (x->has_reported || x->to.phase != TARGET_READY)
+		return;
+	x->has_reported = true;
+	target_report(&x->to, failure, why);
+}
+
 static void free_exchange(struct exchange *x)
 {
 	struct worker *w = x->worker;
-	if (x->up != NULL)
-		x->upstream->abort(x);
+	/* The client has gone, or its connection has to: the target did its part. */
+	if (x->response.status >= 200)
+		exchange_report(x, UPSTREAM_FAILURE_NONE, NULL);
+	x->upstream->abort(x);
 	if (x->generation != NULL)
 		generation_unpin(x->generation, w->ix);
 	buf_release(&x->up_in, &w->bufs);
@@ -107,6 +121,20 @@ static void end_exchange(struct exchange *x)
 		stat_add(&w->stats.responses[x->status / 100], 1);
 	access_log_write(x);
 	x->conn->exchange = NULL;
+	x->conn->end = x->end;
+}
+
+void exchange_end_upgraded(struct exchange *x, const struct access_record *record)
+{
+	struct worker *w = x->worker;
+	stat_add(&w->stats.ends[record->end], 1);
+	stat_add(&w->stats.responses[x->status / 100], 1);
+	struct access_record whole = *record;
+	whole.conn = x->conn;
+	whole.exchange = x;
+	whole.status = x->status;
+	access_log_record(&whole);
+	free_exchange(x);
 }
 
 void exchange_drop(struct exchange *x, enum exchange_end end)
@@ -139,8 +167,7 @@ enum move exchange_reply_with(struct exchange *x, unsigned status, enum exchange
 		x->wants_close = true;
 	if (x->is_head_sent)
 		return exchange_give_up(x, end);
-	if (x->up != NULL)
-		x->upstream->abort(x);
+	x->upstream->abort(x);
 	return exchange_set_state(x, EXCHANGE_REPLY);
 }
 
@@ -156,170 +183,22 @@ static enum move step_read_head(struct exchange *x)
 	return x->reply == 0 ? exchange_give_up(x, x->end) : exchange_set_state(x, EXCHANGE_REPLY);
 }
 
-static bool normalise_target(struct exchange *x)
+/* target_run and target_time_out say alike what is next. */
+static enum move follow_target(struct exchange *x, enum step step)
 {
-	const struct wire_h1_request *request = &x->request;
-	uint16_t port = 0;
-	if (request->host.len > 0 &&
-	    !wire_host_normalise(request->host.at, request->host.len, x->host, &x->host_len, &port))
-		return false;
-	if (request->target_form == WIRE_TARGET_ASTERISK ||
-	    request->target_form == WIRE_TARGET_AUTHORITY)
-		return true; /* no path: only routes without one match */
-	return wire_path_normalise(request->path.at, request->path.len, x->path, &x->path_len);
-}
-
-/* The challenge route comes before everything else on its port (RFC 8555, 8.3). */
-static bool find_challenge(struct exchange *x, const struct generation *g) SP_RCU_READER;
-static bool find_challenge(struct exchange *x, const struct generation *g)
-{
-	static const char prefix[] = CHALLENGE_PATH_PREFIX;
-	const size_t prefix_len = sizeof(prefix) - 1;
-	const struct wire_span *path = &x->request.path;
-	if (!g->has_challenge_route || x->conn->port != g->challenge_port || x->conn->tls != NULL ||
-	    path->len <= prefix_len || memcmp(path->at, prefix, prefix_len) != 0)
-		return false;
-	if (x->request.method != WIRE_METHOD_GET && x->request.method != WIRE_METHOD_HEAD)
-		return false;
-	return challenge_find(x->worker->challenges, x->host, x->host_len, path->at + prefix_len,
-			      path->len - prefix_len, x->challenge, &x->reply_text_len);
-}
-
-/* A certificate was chosen by SNI: a request for a name of another certificate does not belong here
- * (RFC 9110, 15.5.20). */
-static bool is_misdirected(const struct exchange *x, const struct generation *g) SP_RCU_READER;
-static bool is_misdirected(const struct exchange *x, const struct generation *g)
-{
-	const struct conn *conn = x->conn;
-	if (conn->tls == NULL || !conn->has_sni || x->host_len == 0)
-		return false;
-	const struct tls_slot *slot = route_find_slot(g->routes, conn->port, x->host, x->host_len);
-	return slot == NULL || tls_slot_hash(slot) != conn->slot_hash;
-}
-
-enum verdict { VERDICT_ROUTE, VERDICT_CHALLENGE, VERDICT_NONE, VERDICT_MISDIRECTED };
-
-/* One decision, by the root that is published now, also on a connection that served older ones. */
-static enum verdict decide(struct exchange *x)
-{
-	const struct conn *conn = x->conn;
-	struct route_request want = {
-		.port = conn->port,
-		.listen_addr = &conn->listen,
-		.host = x->host,
-		.host_len = x->host_len,
-		.path = x->path,
-		.path_len = x->path_len,
-		.method = x->request.method_text,
-		.fields = x->request.fields,
-		.field_cnt = x->request.field_cnt,
-		.client = &conn->client,
-		.tls_version = conn->tls_version,
-	};
-	enum verdict verdict = VERDICT_NONE;
-	sp_rcu_enter();
-	const struct generation *g = generation_current();
-	if (find_challenge(x, g)) {
-		verdict = VERDICT_CHALLENGE;
-	} else if (is_misdirected(x, g)) {
-		verdict = VERDICT_MISDIRECTED;
-	} else {
-		x->route = route_find(g->routes, &want);
-		if (x->route != NULL) {
-			generation_pin(g, x->worker->ix);
-			x->generation = g;
-			verdict = VERDICT_ROUTE;
-		}
-	}
-	sp_rcu_leave();
-	return verdict;
-}
-
-static enum move step_route(struct exchange *x)
-{
-	x->path = arena_alloc(&x->arena, (size_t)x->request.path.len + 1);
-	if (x->path == NULL)
-		return exchange_reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
-	if (!normalise_target(x))
-		return exchange_reply_with(x, 400, EXCHANGE_END_BAD_REQUEST);
-	switch (decide(x)) {
-	case VERDICT_CHALLENGE:
-		challenge_notify(x->worker->challenges);
-		stat_add(&x->worker->stats.challenges_served, 1);
-		x->reply = 200;
-		x->reply_text = x->challenge;
-		x->end = EXCHANGE_END_LOCAL;
-		return exchange_set_state(x, EXCHANGE_ANSWER);
-	case VERDICT_MISDIRECTED:
-		return exchange_reply_with(x, 421, EXCHANGE_END_MISDIRECTED);
-	case VERDICT_NONE:
-		return exchange_reply_with(x, 404, EXCHANGE_END_NO_ROUTE);
-	default:
-		return exchange_set_state(x, EXCHANGE_ADMIT);
-	}
-}
-
-static enum move step_admit(struct exchange *x)
-{
-	const struct config_action_data *action = &x->route->config->action;
-	const struct worker_settings *settings = &x->worker->settings;
-	if (settings->body_bytes > 0 && x->request.has_length &&
-	    x->request.content_length > settings->body_bytes)
-		return exchange_reply_with(x, 413, EXCHANGE_END_TOO_LARGE);
-	if (x->request.method == WIRE_METHOD_CONNECT || x->request.method == WIRE_METHOD_TRACE) {
-		/* Who asked for a tunnel may have sent its first bytes: they are no request (RFC 9110,
-		 * 9.3.6). */
-		x->wants_close |= x->request.method == WIRE_METHOD_CONNECT;
-		return exchange_reply_with(x, 405, EXCHANGE_END_LOCAL);
-	}
-	x->end = EXCHANGE_END_LOCAL;
-	x->reply = action->status;
-	switch (action->type) {
-	case CONFIG_FORWARD:
-		x->end = EXCHANGE_END_DONE;
-		x->reply = 0;
-		return exchange_set_state(x, EXCHANGE_CONNECT);
-	case CONFIG_REDIRECT:
-		return answer_redirect(x);
-	case CONFIG_RESPOND:
-		x->reply_text = action->body;
-		x->reply_text_len = action->body_len;
-		return exchange_set_state(x, EXCHANGE_ANSWER);
-	default:
-		return exchange_set_state(x, EXCHANGE_REPLY);
-	}
-}
-
-static void on_upstream(struct upstream_conn *up)
-{
-	struct exchange *x = up->owner;
-	conn_run(x->conn);
+	if (x->to.choice.upstream != NULL)
+		x->upstream_name = upstream_name(x->to.choice.upstream);
+	if (step == STEP_DONE)
+		return exchange_set_state(x, EXCHANGE_SEND_HEAD);
+	if (step == STEP_FAIL)
+		return exchange_reply_with(x, x->to.status, x->to.end);
+	conn_arm_timer(x->conn, due_ms(x));
+	return MOVE_WAIT;
 }
 
 static enum move step_connect(struct exchange *x)
 {
-	for (;;) {
-		if (x->up == NULL) {
-			enum err e = target_connect(x);
-			if (e == ERR_LIMIT || e == ERR_NOMEM)
-				return exchange_reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
-			if (e != ERR_OK)
-				return exchange_reply_with(x, 502, EXCHANGE_END_CONNECT_FAILED);
-			x->up->owner = x;
-			x->up->on_ready = on_upstream;
-			x->upstream_name = upstream_name(x->up->upstream);
-		}
-		enum step step = upstream_conn_check(x->up);
-		if (step == STEP_DONE)
-			return exchange_set_state(x, EXCHANGE_SEND_HEAD);
-		if (step == STEP_WRITE)
-			return MOVE_WAIT;
-		x->upstream->abort(x);
-		if (!target_next(x))
-			return exchange_reply_with(x, 502, EXCHANGE_END_CONNECT_FAILED);
-		/* A fresh deadline for the next target. */
-		x->state_ms = loop_now_ms(x->worker->loop);
-	}
+	return follow_target(x, target_run(&x->to));
 }
 
 static enum move step_send_head(struct exchange *x)
@@ -340,130 +219,29 @@ static enum move step_send_head(struct exchange *x)
 	return exchange_set_state(x, EXCHANGE_AWAIT_HEAD);
 }
 
-/* Moves the request's body on. MOVE_NEXT: as far as it goes now. */
-static enum move pump_request(struct exchange *x)
-{
-	struct flow *flow = &x->to_upstream;
-	for (int round = 0; !flow->has_failed; round++) {
-		/* A head and the first bytes of its body go out together. */
-		enum step filled = flow_fill(x, flow, &x->request_body, x->client->read_body);
-		if (filled == STEP_FAIL)
-			return x->request_body.reason != WIRE_OK
-				       ? exchange_reply_with(x, 400, EXCHANGE_END_BAD_REQUEST)
-				       : exchange_give_up(x, EXCHANGE_END_CLIENT_GONE);
-		int64_t limit = x->worker->settings.body_bytes;
-		if (limit > 0 && x->request_body.total > limit)
-			return exchange_reply_with(x, 413, EXCHANGE_END_TOO_LARGE);
-		enum step sent = x->upstream->flush(x);
-		/* A target that takes no more may still have answered: its answer is read first. */
-		flow->has_failed = sent == STEP_FAIL;
-		if (sent == STEP_DONE && flow->is_ended && x->sent_ms == 0)
-			x->sent_ms = loop_now_ms(x->worker->loop);
-		if (sent != STEP_DONE || filled != STEP_DONE || flow->is_ended)
-			return MOVE_NEXT;
-		if (round == PUMP_ROUNDS_MAX) {
-			conn_post(x->conn);
-			return MOVE_NEXT;
-		}
-	}
-	return MOVE_NEXT;
-}
-
-static bool may_retry(const struct exchange *x)
-{
-	bool has_answered = x->informational_cnt > 0 || buf_len(&x->up_in) > 0;
-	if (x->has_retried || !x->up->is_reused || x->has_body_started || has_answered)
-		return false;
-	return x->to_upstream.sent_bytes == 0 || wire_method_is_idempotent(x->request.method);
-}
-
-static enum move retry_fresh(struct exchange *x)
-{
-	stat_add(&x->worker->stats.upstream_retries, 1);
-	x->upstream->abort(x);
-	buf_release(&x->to_upstream.buf, &x->worker->bufs);
-	x->to_upstream = (struct flow){ 0 };
-	x->sent_ms = 0;
-	x->has_retried = true;
-	return exchange_set_state(x, EXCHANGE_CONNECT);
-}
-
-static enum move upstream_failed(struct exchange *x)
-{
-	enum wire_reason reason = x->response_body.reason;
-	if (reason == WIRE_OK && may_retry(x))
-		return retry_fresh(x);
-	log_debug("proxy", "upstream failed conn=%llu target=%s reason=%s",
-		  (unsigned long long)x->conn->id, upstream_name(x->up->upstream),
-		  wire_reason_name(reason));
-	return exchange_reply_with(
-		x, 502, reason != WIRE_OK ? EXCHANGE_END_UPSTREAM_BAD : EXCHANGE_END_UPSTREAM_GONE);
-}
-
-/* How the answer's body comes and how it goes on (RFC 9112, 6.3). */
-static void frame_answer(struct exchange *x)
-{
-	const struct wire_h1_response *response = &x->response;
-	struct body_source *source = &x->response_body;
-	bool has_body = x->request.method != WIRE_METHOD_HEAD && response->status != 204 &&
-			response->status != 304;
-	enum framing unsized = x->request.minor == 0 ? FRAMING_CLOSE : FRAMING_CHUNKED;
-	x->to_client.framing = FRAMING_LENGTH;
-	if (!has_body) {
-		source->framing = FRAMING_NONE;
-	} else if (response->is_chunked) {
-		source->framing = FRAMING_CHUNKED;
-		x->to_client.framing = unsized;
-	} else if (response->has_length) {
-		source->framing = response->content_length > 0 ? FRAMING_LENGTH : FRAMING_NONE;
-		source->left = response->content_length;
-	} else {
-		source->framing = FRAMING_CLOSE;
-		x->to_client.framing = unsized;
-	}
-	source->is_done = source->framing == FRAMING_NONE;
-	/* An early answer: whether the client's body will end cannot be said in the head any more.
-	 */
-	if (x->to_client.framing == FRAMING_CLOSE || !x->request_body.is_done ||
-	    x->worker->is_draining)
-		x->wants_close = true;
-}
-
-static enum move take_informational(struct exchange *x)
-{
-	if (x->response.status == 101 || ++x->informational_cnt > INFORMATIONAL_MAX)
-		return exchange_reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
-	/* Ours was sent already, or was not wanted. */
-	if (x->response.status == 100 || x->request.minor == 0)
-		return MOVE_NEXT;
-	return x->client->write_head(x, &x->response)
-		       ? MOVE_NEXT
-		       : exchange_reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
-}
-
 static enum move step_await_head(struct exchange *x)
 {
-	enum move move = pump_request(x);
+	enum move move = relay_request(x);
 	if (move != MOVE_NEXT || x->state != EXCHANGE_AWAIT_HEAD)
 		return move;
 	for (;;) {
 		if (x->client->flush(x) == STEP_FAIL)
 			return exchange_give_up(x, EXCHANGE_END_CLIENT_GONE);
 		enum step step = x->upstream->read_head(x, &x->response);
-		if (step == STEP_READ) {
+		if (step == STEP_READ || step == STEP_WRITE) {
 			/* Sooner than armed when the request has just ended: response, not idle. */
 			conn_arm_timer(x->conn, due_ms(x));
 			return MOVE_WAIT;
 		}
 		if (step != STEP_DONE)
-			return upstream_failed(x);
+			return relay_failed(x);
 		if (x->response.status >= 200)
 			break;
-		move = take_informational(x);
+		move = relay_informational(x);
 		if (move != MOVE_NEXT || x->state != EXCHANGE_AWAIT_HEAD)
 			return move;
 	}
-	frame_answer(x);
+	relay_frame_answer(x);
 	if (!x->client->write_head(x, &x->response))
 		return exchange_reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
 	x->is_head_sent = true;
@@ -471,47 +249,24 @@ static enum move step_await_head(struct exchange *x)
 	return exchange_set_state(x, EXCHANGE_RELAY);
 }
 
-/* Moves the answer on. MOVE_NEXT: all of it was sent. */
-static enum move pump_answer(struct exchange *x)
-{
-	struct flow *flow = &x->to_client;
-	for (int round = 0;; round++) {
-		enum step filled = flow_fill(x, flow, &x->response_body, x->upstream->read_body);
-		enum step sent = x->client->flush(x);
-		if (sent == STEP_FAIL)
-			return exchange_give_up(x, EXCHANGE_END_CLIENT_GONE);
-		if (filled == STEP_FAIL || filled == STEP_EOF)
-			return exchange_give_up(x, x->response_body.reason != WIRE_OK
-							   ? EXCHANGE_END_UPSTREAM_BAD
-							   : EXCHANGE_END_UPSTREAM_GONE);
-		if (sent != STEP_DONE)
-			return MOVE_WAIT;
-		if (flow->is_ended)
-			return MOVE_NEXT;
-		if (filled != STEP_DONE)
-			return MOVE_WAIT;
-		if (round == PUMP_ROUNDS_MAX) {
-			conn_post(x->conn);
-			return MOVE_WAIT;
-		}
-	}
-}
-
 static enum move step_relay(struct exchange *x)
 {
 	if (!x->to_upstream.is_ended || buf_len(&x->to_upstream.buf) > 0) {
-		enum move move = pump_request(x);
+		enum move move = relay_request(x);
 		if (move == MOVE_GONE)
 			return move;
 	}
-	enum move move = pump_answer(x);
+	enum move move = relay_answer(x);
 	return move == MOVE_NEXT ? exchange_set_state(x, EXCHANGE_FINISH) : move;
 }
 
 static enum move step_finish(struct exchange *x)
 {
-	if (x->up != NULL)
-		x->upstream->finish(x);
+	unsigned status = x->response.status;
+	bool is_failure = status == 502 || status == 503 || status == 504;
+	exchange_report(x, is_failure ? UPSTREAM_FAILURE_STATUS : UPSTREAM_FAILURE_NONE,
+			is_failure ? wire_h1_status_phrase(status) : NULL);
+	x->upstream->finish(x);
 	end_exchange(x);
 	x->client->finish(x);
 	free_exchange(x);
@@ -523,14 +278,32 @@ static enum move step_finish(struct exchange *x)
 void exchange_run(struct exchange *x)
 {
 	static enum move (*const steps[EXCHANGE_STATE_CNT])(struct exchange * x) = {
-		[EXCHANGE_READ_HEAD] = step_read_head, [EXCHANGE_ROUTE] = step_route,
-		[EXCHANGE_ADMIT] = step_admit,         [EXCHANGE_CONNECT] = step_connect,
+		[EXCHANGE_READ_HEAD] = step_read_head, [EXCHANGE_ROUTE] = decide_route,
+		[EXCHANGE_ADMIT] = decide_admit,       [EXCHANGE_CONNECT] = step_connect,
 		[EXCHANGE_SEND_HEAD] = step_send_head, [EXCHANGE_AWAIT_HEAD] = step_await_head,
 		[EXCHANGE_RELAY] = step_relay,         [EXCHANGE_ANSWER] = answer_await_body,
 		[EXCHANGE_REPLY] = answer_send,        [EXCHANGE_FINISH] = step_finish,
 	};
 	while (steps[x->state](x) == MOVE_NEXT)
 		;
+}
+
+static enum move await_head_time_out(struct exchange *x)
+{
+	bool waits_for_client = buf_len(&x->to_upstream.buf) == 0 && !x->to_upstream.is_ended;
+	if (waits_for_client)
+		return exchange_reply_with(x, 408, EXCHANGE_END_CLIENT_IDLE);
+	exchange_report(x, UPSTREAM_FAILURE_RESPONSE_TIMEOUT, "timeouts.response has passed");
+	return exchange_reply_with(x, 504, EXCHANGE_END_UPSTREAM_TIMEOUT);
+}
+
+static enum move relay_time_out(struct exchange *x)
+{
+	if (buf_len(&x->to_client.buf) > 0)
+		return exchange_give_up(x, EXCHANGE_END_CLIENT_IDLE);
+	exchange_report(x, UPSTREAM_FAILURE_RESPONSE_TIMEOUT,
+			"timeouts.idle has passed in its answer");
+	return exchange_give_up(x, EXCHANGE_END_UPSTREAM_TIMEOUT);
 }
 
 static enum move time_out(struct exchange *x)
@@ -541,28 +314,18 @@ static enum move time_out(struct exchange *x)
 		return x->state == EXCHANGE_RELAY || x->is_head_sent
 			       ? exchange_give_up(x, EXCHANGE_END_TOTAL_TIMEOUT)
 			       : exchange_reply_with(x, 504, EXCHANGE_END_TOTAL_TIMEOUT);
-	bool waits_for_client = buf_len(&x->to_upstream.buf) == 0 && !x->to_upstream.is_ended;
 	switch (x->state) {
 	case EXCHANGE_READ_HEAD:
 		x->wants_close = true;
 		return exchange_reply_with(x, 408, EXCHANGE_END_HEADER_TIMEOUT);
 	case EXCHANGE_CONNECT:
-		x->upstream->abort(x);
-		if (!target_next(x))
-			return exchange_reply_with(x, 504, EXCHANGE_END_CONNECT_TIMEOUT);
-		x->state_ms = loop_now_ms(x->worker->loop);
-		conn_arm_timer(x->conn, due_ms(x));
-		return MOVE_NEXT;
+		return follow_target(x, target_time_out(&x->to));
 	case EXCHANGE_AWAIT_HEAD:
-		return waits_for_client
-			       ? exchange_reply_with(x, 408, EXCHANGE_END_CLIENT_IDLE)
-			       : exchange_reply_with(x, 504, EXCHANGE_END_UPSTREAM_TIMEOUT);
+		return await_head_time_out(x);
 	case EXCHANGE_ANSWER:
 		return exchange_reply_with(x, 408, EXCHANGE_END_CLIENT_IDLE);
 	case EXCHANGE_RELAY:
-		return exchange_give_up(x, buf_len(&x->to_client.buf) == 0
-						   ? EXCHANGE_END_UPSTREAM_TIMEOUT
-						   : EXCHANGE_END_CLIENT_IDLE);
+		return relay_time_out(x);
 	default:
 		return exchange_give_up(x, EXCHANGE_END_CLIENT_IDLE);
 	}

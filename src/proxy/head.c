@@ -140,7 +140,10 @@ static void put_request_framing(struct writer *w)
 		put_number(w, (uint64_t)request->content_length);
 		PUT(w, "\r\n");
 	}
-	if (request->accepts_trailers)
+	/* The one protocol that connections are upgraded to (RFC 6455, 4.1). */
+	if (request->websocket == WIRE_WEBSOCKET_OK)
+		PUT(w, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+	else if (request->accepts_trailers)
 		PUT(w, "Connection: TE\r\nTE: trailers\r\n"); /* RFC 9110, 10.1.4 */
 }
 
@@ -157,7 +160,7 @@ bool head_write_request(struct exchange *x)
 	if (x->route->config->action.wants_host_kept && request->host.len > 0)
 		put_span(&w, &request->host);
 	else
-		put_text(&w, upstream_name(x->up->upstream));
+		put_text(&w, upstream_name(x->to.up->upstream));
 	PUT(&w, "\r\n");
 	for (uint32_t i = 0; i < request->field_cnt; i++) {
 		const struct wire_field *field = &request->fields[i];
@@ -215,6 +218,23 @@ static void put_date(struct writer *w)
 	PUT(w, "\r\n");
 }
 
+/* Leads this client back to its target (RFC 6265, 4.1). */
+static void put_sticky_cookie(struct writer *w)
+{
+	const struct exchange *x = w->x;
+	const struct upstream_group *group = x->route->group;
+	char value[UPSTREAM_COOKIE_LEN];
+	upstream_cookie(group, &x->to.choice, value);
+	PUT(w, "Set-Cookie: ");
+	put_text(w, upstream_group_config(group)->cookie);
+	PUT(w, "=");
+	put(w, value, sizeof(value));
+	PUT(w, "; Path=/; HttpOnly; SameSite=Lax");
+	if (x->conn->tls != NULL)
+		PUT(w, "; Secure");
+	PUT(w, "\r\n");
+}
+
 bool head_write_response(struct exchange *x, const struct wire_h1_response *response)
 {
 	struct writer w;
@@ -223,6 +243,7 @@ bool head_write_response(struct exchange *x, const struct wire_h1_response *resp
 	put_status(&w, response->status, &response->reason_phrase);
 	bool has_date = false;
 	bool is_final = response->status >= 200;
+	bool is_upgrade = response->status == 101;
 	for (uint32_t i = 0; i < response->field_cnt; i++) {
 		const struct wire_field *field = &response->fields[i];
 		has_date |= field->id == WIRE_FIELD_DATE;
@@ -232,6 +253,10 @@ bool head_write_response(struct exchange *x, const struct wire_h1_response *resp
 			continue;
 		put_field(&w, field);
 	}
+	if ((is_final || is_upgrade) && x->to.choice.wants_cookie)
+		put_sticky_cookie(&w);
+	if (is_upgrade)
+		PUT(&w, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
 	if (is_final) {
 		if (!has_date)
 			put_date(&w);
@@ -257,6 +282,10 @@ static void put_own_fields(struct writer *w)
 		put_text(w, x->location);
 		PUT(w, "\r\n");
 	}
+	/* RFC 9110, 15.5.22; RFC 6455, 4.4 */
+	if (x->reply == 426 && x->end == EXCHANGE_END_BAD_REQUEST)
+		PUT(w,
+		    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n");
 	bool is_respond = x->end == EXCHANGE_END_LOCAL && x->route != NULL &&
 			  x->route->config->action.type == CONFIG_RESPOND &&
 			  x->reply == x->route->config->action.status;

@@ -256,7 +256,8 @@ struct exchange {
 	const char *upstream_name; /* of the last target tried; lives as long as the pin */
 	struct buf up_in;
 	struct wire_h1_scan up_scan;
-	bool has_retried;
+	bool has_retried;  /* on a fresh connection instead of a stale one */
+	bool has_reported; /* what became of the present connection */
 	unsigned informational_cnt;
 
 	/* answer */
@@ -423,5 +424,6 @@ struct access_record {
 	unsigned status; /* 0: none */
 	int64_t duration_ms;
 	uint64_t bytes_in, bytes_out; /* of this exchange or tunnel, from and to the client */
+	unsigned tries;               /* targets chosen for it */
 };
 void access_log_record(const struct access_record *record);

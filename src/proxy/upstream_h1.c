@@ -8,8 +8,8 @@ static enum step flush(struct exchange *x)
 	struct flow *flow = &x->to_upstream;
 	while (buf_len(&flow->buf) > 0) {
 		size_t len = 0;
-		enum step step =
-			upstream_conn_write(x->up, buf_at(&flow->buf), buf_len(&flow->buf), &len);
+		enum step step = upstream_conn_write(x->to.up, buf_at(&flow->buf),
+						     buf_len(&flow->buf), &len);
 		if (step != STEP_DONE)
 			return step;
 		buf_consume(&flow->buf, len);
@@ -23,9 +23,9 @@ static enum step flush(struct exchange *x)
 
 static enum step recv_some(struct exchange *x, void *dst, size_t cap, size_t *ret_len)
 {
-	if (!x->up->is_readable)
+	if (!x->to.up->is_readable)
 		return STEP_READ;
-	enum step step = upstream_conn_read(x->up, dst, cap, ret_len);
+	enum step step = upstream_conn_read(x->to.up, dst, cap, ret_len);
 	if (step == STEP_DONE) {
 		stat_add(&x->worker->stats.upstream_bytes_in, *ret_len);
 		x->progress_ms = loop_now_ms(x->worker->loop);
@@ -100,24 +100,16 @@ static enum step read_body(struct exchange *x, char *dst, size_t cap, size_t *re
  * was read, and nothing came behind it. */
 static void finish(struct exchange *x)
 {
-	struct upstream_conn *up = x->up;
-	if (up == NULL)
-		return;
 	bool is_clean = x->request_body.is_done && x->to_upstream.is_ended &&
 			buf_len(&x->to_upstream.buf) == 0 && x->response_body.is_done &&
 			x->response_body.framing != FRAMING_CLOSE && buf_len(&x->up_in) == 0 &&
 			!x->response.wants_close && x->response.minor >= 1;
-	x->up = NULL;
-	if (is_clean)
-		upstream_conn_park(up);
-	else
-		upstream_conn_close(up);
+	target_release(&x->to, is_clean);
 }
 
 static void abort_upstream(struct exchange *x)
 {
-	upstream_conn_close(x->up);
-	x->up = NULL;
+	target_release(&x->to, false);
 	buf_release(&x->up_in, &x->worker->bufs);
 	x->up_scan = (struct wire_h1_scan){ 0 };
 }
