@@ -18,6 +18,7 @@
 #include "smartproxy/clock.h"
 #include "smartproxy/config.h"
 #include "smartproxy/generation.h"
+#include "smartproxy/limit.h"
 #include "smartproxy/listener.h"
 #include "smartproxy/worker.h"
 
@@ -315,6 +316,7 @@ static inline void origin_stop(struct origin *o)
 struct rig {
 	struct loop *loop;
 	struct upstreams *upstreams;
+	struct limits *limits;
 	struct tls_slots *slots;
 	struct generations *generations;
 	struct challenge_table *challenges;
@@ -345,10 +347,12 @@ static inline void rig_start(struct rig *r, struct config *config, uint16_t port
 	*r = (struct rig){ .config = config, .port = port };
 	ck_assert_int_eq(tls_init(), ERR_OK);
 	ck_assert_int_eq(loop_new(&r->loop), ERR_OK);
-	ck_assert_int_eq(upstreams_new(WORKER_CNT, r->loop, &r->upstreams), ERR_OK);
+	ck_assert_int_eq(upstreams_new(WORKER_CNT, r->loop, NULL, &r->upstreams), ERR_OK);
+	ck_assert_int_eq(limits_new(&r->limits), ERR_OK);
 	ck_assert_int_eq(tls_slots_new(&r->slots), ERR_OK);
-	ck_assert_int_eq(generations_new(WORKER_CNT, r->upstreams, r->slots, &r->generations),
-			 ERR_OK);
+	ck_assert_int_eq(
+		generations_new(WORKER_CNT, r->upstreams, r->slots, r->limits, &r->generations),
+		ERR_OK);
 	ck_assert_int_eq(challenge_table_new(&r->challenges), ERR_OK);
 	ck_assert_int_eq(listeners_new(WORKER_CNT, 4096, &r->listeners), ERR_OK);
 	struct generation *g = NULL;
@@ -358,7 +362,8 @@ static inline void rig_start(struct rig *r, struct config *config, uint16_t port
 	generation_publish(r->generations, g);
 	struct workers_options options = { .worker_cnt = WORKER_CNT,
 					   .challenges = r->challenges,
-					   .upstreams = r->upstreams };
+					   .upstreams = r->upstreams,
+					   .limits = r->limits };
 	ck_assert_int_eq(workers_start(&options, &r->workers), ERR_OK);
 	size_t cnt;
 	const struct addr *wanted = route_index_listeners(g->routes, &cnt);
@@ -402,6 +407,7 @@ static inline void rig_stop(struct rig *r)
 	sp_rcu_drain();
 	listeners_free(r->listeners);
 	upstreams_free(r->upstreams);
+	limits_free(r->limits);
 	tls_slots_free(r->slots);
 	challenge_table_free(r->challenges);
 	loop_free(r->loop);
