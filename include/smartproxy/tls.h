@@ -1,6 +1,6 @@
 #pragma once
-/* tls: the only room that includes <openssl/...>: certificates, slots, session tickets, server
- * connections.
+/* tls: the only room that includes <openssl/...>: certificates, slots, session tickets, connections
+ * of clients and towards targets.
  *
  * A slot is the long-lived place of one certificate: generations refer to slots, and a new
  * certificate is swapped into its slot by RCU, in O(1), without a new generation. A certificate is
@@ -16,6 +16,7 @@
 
 #include "smartproxy/err.h"
 #include "smartproxy/rcu.h"
+#include "smartproxy/tls_client.h"
 #include "smartproxy/tls_key.h"
 
 /* Once, before any thread starts. Loads providers, makes the ticket key ring. */
@@ -128,40 +129,3 @@ void tls_conn_info(const struct tls_conn *conn, struct tls_conn_info *ret_info);
 const char *tls_conn_error(const struct tls_conn *conn);
 /* The name that the client asked for, "" for none; lives as long as conn. */
 const char *tls_conn_sni(const struct tls_conn *conn);
-
-/* ---- connections to targets ---- */
-/* What connections to one kind of target have in common: trust, client certificate, one SSL_CTX a thread. */
-struct tls_client;
-struct tls_client_settings {
-	bool wants_verify;
-	const char *ca_file;               /* NULL: the system's store */
-	const char *chain_file, *key_file; /* client certificate; NULL: none */
-};
-/* Reads the files. ctx_cnt: threads that will use it, each with an index of its own. ERR_NOENT, ERR_SYNTAX,
- * ERR_KEY_MISMATCH, ERR_TLS with a sentence that names the file. */
-enum err tls_client_new(const struct tls_client_settings *settings, unsigned ctx_cnt,
-			struct tls_client **ret_client, struct text *reterr) SP_ON_CONTROL SP_MUST_USE;
-void tls_client_free(struct tls_client *client);
-/* Digest of the settings and of what the files held, printable, at most 64 characters: two clients with the
- * same one are the same to every target. */
-const char *tls_client_identity(const struct tls_client *client);
-/* The latest session of one target on one thread; zero-initialised, ended with tls_session_fini. It must
- * outlive every connection that was made with it. */
-struct tls_session_slot {
-	void *session;
-};
-void tls_session_fini(struct tls_session_slot *slot);
-/* fd is connected and stays the caller's. server_name: a host name (SNI, and the name to verify) or an
- * address (verified as such, no SNI: RFC 6066, 3). session: tried if there is one, replaced by what the target
- * gives; may be NULL. alpn: "http/1.1" or NULL. Then tls_conn_handshake and the other functions of tls_conn. */
-struct tls_connect {
-	struct tls_client *client;
-	unsigned ctx_ix;
-	int fd;
-	const char *server_name;
-	const char *alpn;
-	struct tls_session_slot *session;
-};
-enum err tls_conn_connect(const struct tls_connect *connect, struct tls_conn **ret_conn) SP_MUST_USE;
-/* After a failed handshake: was it the target's certificate? tls_conn_error says why. */
-bool tls_conn_has_verify_failed(const struct tls_conn *conn);

@@ -1,3 +1,5 @@
+#include "conn.h"
+
 #include <errno.h>
 #include <openssl/bio.h>
 #include <openssl/err.h>
@@ -10,24 +12,6 @@
 #include "smartproxy/fault.h"
 #include "wire/tls.h"
 #include "worker.h"
-
-/* One server connection. Its worker writes all of it. */
-struct tls_conn {
-	SSL *ssl;
-	struct tls_cert *cert;
-	int fd;
-	/* Bytes read before TLS took over, not yet taken by OpenSSL. NULL: none. */
-	uint8_t *fed;
-	size_t fed_len, fed_at;
-	int sys_errno;   /* of the last failed recv or send */
-	bool is_dry;     /* the last look at the socket found nothing, so nothing whole waits inside
-			    either */
-	bool is_tcp_eof; /* the client's FIN was seen */
-	bool has_failed; /* OpenSSL allows no further call */
-	bool is_notify_sent; /* close_notify */
-	const char *error;   /* static or error_text */
-	char error_text[128];
-};
 
 static BIO_METHOD *method;
 
@@ -46,6 +30,12 @@ static int take_fed(struct tls_conn *conn, char *dst, int cap)
 		conn->fed_len = conn->fed_at = 0;
 	}
 	return (int)len;
+}
+
+static void note_errno(struct tls_conn *conn, const char *call)
+{
+	conn->sys_errno = errno;
+	conn->sys_call = call;
 }
 
 static int read_bio(BIO *bio, char *dst, int cap)
@@ -71,7 +61,7 @@ static int read_bio(BIO *bio, char *dst, int cap)
 	if (errno == EAGAIN || errno == EWOULDBLOCK)
 		BIO_set_retry_read(bio);
 	else
-		conn->sys_errno = errno;
+		note_errno(conn, "recv");
 	return -1;
 }
 
@@ -88,7 +78,7 @@ static int write_bio(BIO *bio, const char *src, int len)
 	if (errno == EAGAIN || errno == EWOULDBLOCK)
 		BIO_set_retry_write(bio);
 	else
-		conn->sys_errno = errno;
+		note_errno(conn, "send");
 	return -1;
 }
 
@@ -122,16 +112,36 @@ void tls_conn_fini(void)
 
 /* ---- life ---- */
 
-static enum err set_up(struct tls_conn *conn, SSL_CTX *ctx, uint64_t slot_hash)
+enum err tls_conn_open(SSL_CTX *ctx, int fd, struct tls_conn **ret_conn)
 {
-	const struct tls_cert *cert = conn->cert;
+	SP_ASSERT(method != NULL);
+	struct tls_conn *conn = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*conn));
+	if (conn == NULL)
+		return ERR_NOMEM;
+	conn->fd = fd;
+	conn->error = "";
 	conn->ssl = SSL_new(ctx);
 	BIO *bio = conn->ssl == NULL ? NULL : BIO_new(method);
-	if (bio == NULL)
+	if (bio == NULL) {
+		tls_conn_free(conn);
 		return ERR_NOMEM;
+	}
 	BIO_set_data(bio, conn);
 	BIO_set_init(bio, 1);
 	SSL_set_bio(conn->ssl, bio, bio);
+	*ret_conn = conn;
+	return ERR_OK;
+}
+
+struct tls_conn *tls_conn_of(const SSL *ssl)
+{
+	return BIO_get_data(SSL_get_rbio(ssl));
+}
+
+static enum err set_up_server(struct tls_conn *conn, struct tls_cert *cert, uint64_t slot_hash)
+{
+	tls_cert_get(cert);
+	conn->cert = cert;
 	/* Counts up what the certificate holds; nothing is parsed or copied. */
 	if (SSL_use_cert_and_key(conn->ssl, cert->leaf, cert->pkey, cert->chain, 1) != 1 ||
 	    SSL_set_session_id_context(conn->ssl, (const unsigned char *)&slot_hash,
@@ -144,16 +154,11 @@ static enum err set_up(struct tls_conn *conn, SSL_CTX *ctx, uint64_t slot_hash)
 enum err tls_conn_new(struct tls_worker *worker, int fd, struct tls_cert *cert, uint64_t slot_hash,
 		      struct tls_conn **ret_conn)
 {
-	SP_ASSERT(method != NULL);
-	struct tls_conn *conn = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*conn));
-	if (conn == NULL)
-		return ERR_NOMEM;
-	tls_cert_get(cert);
-	conn->cert = cert;
-	conn->fd = fd;
-	conn->error = "";
+	struct tls_conn *conn = NULL;
 	ERR_clear_error();
-	enum err e = set_up(conn, worker->ctx, slot_hash);
+	enum err e = tls_conn_open(worker->ctx, fd, &conn);
+	if (e == ERR_OK)
+		e = set_up_server(conn, cert, slot_hash);
 	ERR_clear_error();
 	if (e != ERR_OK) {
 		tls_conn_free(conn);
@@ -167,10 +172,53 @@ void tls_conn_free(struct tls_conn *conn)
 {
 	if (conn == NULL)
 		return;
+	/* Since TLS 1.1 a missing close_notify does not spoil the session (RFC 5246, 7.2.1); OpenSSL
+	 * would still drop it. A fatal alert does, and has by now. */
+	if (conn->is_client && conn->ssl != NULL && !conn->has_failed)
+		SSL_set_shutdown(conn->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
 	SSL_free(conn->ssl);
 	tls_cert_put(conn->cert);
+	free(conn->name);
 	free(conn->fed);
 	free(conn);
+}
+
+/* The server_name extension (RFC 6066, 3) of a list with one host name; of any other OpenSSL thinks
+ * for itself. */
+static size_t find_sni(const unsigned char *ext, size_t len, const char **ret_name)
+{
+	if (len < 6 || ext[2] != TLSEXT_NAMETYPE_host_name)
+		return 0;
+	size_t name_len = (size_t)ext[3] << 8 | ext[4];
+	if (name_len != len - 5 || name_len > TLSEXT_MAXLEN_host_name)
+		return 0;
+	for (size_t i = 0; i < name_len; i++) {
+		if (ext[5 + i] <= ' ' || ext[5 + i] > '~')
+			return 0;
+	}
+	*ret_name = (const char *)ext + 5;
+	return name_len;
+}
+
+/* OpenSSL forgets the name where a TLS 1.2 session is resumed, so it is kept here. */
+int tls_conn_note_hello(SSL *ssl, int *alert, void *arg)
+{
+	struct tls_conn *conn = tls_conn_of(ssl);
+	const unsigned char *ext = NULL;
+	const char *name = NULL;
+	size_t len = 0;
+	(void)alert, (void)arg;
+	if (conn->name == NULL &&
+	    SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &ext, &len) == 1)
+		len = find_sni(ext, len, &name);
+	if (name != NULL)
+		conn->name = strndup(name, len);
+	return SSL_CLIENT_HELLO_SUCCESS;
+}
+
+const char *tls_conn_sni(const struct tls_conn *conn)
+{
+	return conn->name == NULL || conn->is_name_ip ? "" : conn->name;
 }
 
 enum err tls_conn_feed(struct tls_conn *conn, const void *data, size_t len)
@@ -205,6 +253,8 @@ static enum step fail(struct tls_conn *conn, const char *why)
 
 static enum step fail_in_ssl(struct tls_conn *conn)
 {
+	if (tls_conn_explain_verify(conn))
+		return fail(conn, conn->error_text);
 	return fail(conn, tls_error_take(conn->error_text, sizeof(conn->error_text)));
 }
 
@@ -213,12 +263,14 @@ static enum step end_of_socket(struct tls_conn *conn, bool is_reading)
 {
 	ERR_clear_error();
 	if (is_reading && conn->is_tcp_eof) {
-		conn->error = "the client closed TCP without close_notify";
+		conn->error = conn->is_client ? "the target closed TCP without close_notify"
+					      : "the client closed TCP without close_notify";
 		return STEP_EOF;
 	}
 	char text[96];
 	text_format(conn->error_text, sizeof(conn->error_text), "%s: %s",
-		    is_reading ? "recv" : "send", strerror_r(conn->sys_errno, text, sizeof(text)));
+		    conn->sys_call == NULL ? "connection" : conn->sys_call,
+		    strerror_r(conn->sys_errno, text, sizeof(text)));
 	return fail(conn, conn->error_text);
 }
 
@@ -234,7 +286,8 @@ static enum step judge(struct tls_conn *conn, int rc, bool is_reading)
 	case SSL_ERROR_WANT_WRITE:
 		return STEP_WRITE;
 	case SSL_ERROR_ZERO_RETURN:
-		conn->error = "the client sent close_notify";
+		conn->error = conn->is_client ? "the target sent close_notify"
+					      : "the client sent close_notify";
 		return is_reading ? STEP_EOF : fail(conn, conn->error);
 	case SSL_ERROR_SYSCALL:
 		return end_of_socket(conn, is_reading);
@@ -249,7 +302,10 @@ enum step tls_conn_handshake(struct tls_conn *conn)
 		return STEP_FAIL;
 	ERR_clear_error();
 	enum step step = judge(conn, SSL_do_handshake(conn->ssl), true);
-	if (step == STEP_FAIL && (conn->sys_errno == ECONNRESET || conn->sys_errno == EPIPE))
+	if (step == STEP_FAIL || step == STEP_EOF)
+		tls_conn_drop_session(conn);
+	if (step == STEP_FAIL && !conn->has_verify_failed &&
+	    (conn->sys_errno == ECONNRESET || conn->sys_errno == EPIPE))
 		return STEP_EOF;
 	return step;
 }

@@ -4,15 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "conn.h"
 #include "smartproxy/fault.h"
 #include "smartproxy/rcu.h"
 
 /* Mozilla's intermediate list (ssl-config.mozilla.org, 5.7) without its two DHE suites: no client
  * that has TLS 1.2 with AEAD needs them, and they cost the server most. The client's preference
  * decides, as the list is all good. */
-static const char intermediate_1_2[] = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
-				       "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
-				       "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
+const char tls_ciphers_1_2[] = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+			       "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+			       "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
 
 enum err tls_init(void)
 {
@@ -32,6 +33,7 @@ void tls_fini(void)
 {
 	sp_rcu_drain();
 	tls_tickets_fini();
+	tls_client_store_fini();
 	tls_conn_fini();
 }
 
@@ -61,7 +63,7 @@ static enum err configure(SSL_CTX *ctx, const struct tls_settings *settings)
 {
 	int min = settings->min_version == TLS_VERSION_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION;
 	const char *ciphers =
-		settings->ciphers_1_2 == NULL ? intermediate_1_2 : settings->ciphers_1_2;
+		settings->ciphers_1_2 == NULL ? tls_ciphers_1_2 : settings->ciphers_1_2;
 	if (SSL_CTX_set_min_proto_version(ctx, min) != 1 ||
 	    SSL_CTX_set1_groups_list(ctx, "X25519:P-256:P-384") != 1)
 		return ERR_TLS;
@@ -74,6 +76,7 @@ static enum err configure(SSL_CTX *ctx, const struct tls_settings *settings)
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_num_tickets(ctx, 1);
 	SSL_CTX_set_read_ahead(ctx, 1);
+	SSL_CTX_set_client_hello_cb(ctx, tls_conn_note_hello, NULL);
 	SSL_CTX_set_alpn_select_cb(ctx, choose_alpn, NULL);
 	tls_tickets_attach(ctx);
 	return ERR_OK;

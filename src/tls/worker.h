@@ -13,3 +13,8 @@ void tls_conn_fini(void);
 enum err tls_tickets_init(void) SP_MUST_USE;
 void tls_tickets_fini(void);
 void tls_tickets_attach(SSL_CTX *ctx);
+/* Frees the system's store of authorities, if a client has loaded it; connections keep what they hold. */
+void tls_client_store_fini(void);
+
+/* What both roles offer in TLS 1.2. */
+extern const char tls_ciphers_1_2[];

@@ -10,7 +10,7 @@ ROOMS = [
     ('config', {'config'}),
     ('net', {'addr', 'listener', 'loop', 'resolver'}),
     ('limit', {'limit'}),
-    ('tls', {'tls', 'tls_key'}),
+    ('tls', {'tls', 'tls_client', 'tls_key'}),
     ('route', {'challenge', 'route'}),
     ('upstream', {'upstream'}),
     ('generation', {'generation'}),
