@@ -3,9 +3,6 @@
 #include "check.h"
 #include "load.h"
 
-#define AUTO_NAMES_MAX 100 /* names in one certificate of Let's Encrypt */
-#define LEAF_MAX       64
-
 enum err check_limits(struct loader *l, const struct value *group, void *data)
 {
 	const struct config *c = data;
@@ -13,53 +10,62 @@ enum err check_limits(struct loader *l, const struct value *group, void *data)
 	if (c->limits.head_bytes && c->limits.target_bytes > c->limits.head_bytes)
 		load_problem(l, target ? target : value_member(group, "head"), "target",
 			     "is more than limits.head, which holds the target too");
+	const struct value *burst = value_member(group, "connection_burst_per_ip");
+	if (c->limits.connection_burst_per_ip && !c->limits.connection_rate_per_ip)
+		load_problem(l, burst, "connection_burst_per_ip",
+			     "needs limits.connection_rate_per_ip: without a rate there is nothing "
+			     "that a burst is an exception from");
 	return ERR_OK;
 }
 
-/* The row of the group that name leads to, two levels below key_group_route. */
 static const struct key *action_key(const char *name)
 {
 	return key_find(key_find(&key_group_route, "action")->group, name);
 }
 
-static const char *action_name(enum config_action type)
+enum err check_dns(struct loader *l, const struct value *group, void *data)
 {
-	const struct key_word *word = action_key("type")->words;
-	while (word->value != (int)type)
-		word++;
-	return word->word;
+	const struct config *c = data;
+	const struct value *min = value_member(group, "min_ttl");
+	if (c->dns.max_ttl_ms && c->dns.min_ttl_ms > c->dns.max_ttl_ms)
+		load_problem(l, min ? min : value_member(group, "max_ttl"), "min_ttl",
+			     "is more than dns.max_ttl; lower the one or raise the other");
+	return ERR_OK;
 }
 
-/* Keys that were given and belong to another type of action. */
-static void check_belonging(struct loader *l, const struct value *action,
-			    const struct config_action_data *a)
+enum err check_listener(struct loader *l, const struct value *group, void *data)
 {
-	char leaf[LEAF_MAX], types[LEAF_MAX];
-	for (size_t i = 0; i < action->cnt; i++) {
-		const struct key *key = action_key(action->items[i].name);
-		if (!key || !key->actions || key->actions & KEY_ACTION(a->type))
-			continue;
-		size_t len = 0;
-		for (const struct key_word *w = action_key("type")->words; w->word; w++)
-			if (key->actions & KEY_ACTION((unsigned)w->value))
-				len += text_format(types + len, sizeof(types) - len, "%s\"%s\"",
-						   len ? " or " : "", w->word);
-		text_format(leaf, sizeof(leaf), "action.%s", key->name);
-		load_problem(l, &action->items[i], leaf,
-			     "belongs to a route of type %s; this one is \"%s\"", types,
-			     action_name(a->type));
-	}
+	struct config_listener *listener = data;
+	const struct value *proxy = value_member(group, "proxy_protocol");
+	const struct value *trusted = value_member(proxy, "trusted");
+	listener->line = group->line;
+	if (trusted && trusted->type == VALUE_LIST && trusted->cnt == 0)
+		load_problem(
+			l, trusted, "proxy_protocol.trusted",
+			"one address or block at least: nobody else's PROXY header is believed, "
+			"and a listener that trusts nobody could serve nobody; to take no PROXY "
+			"headers leave the listener out");
+	return ERR_OK;
 }
 
-static void check_forward(struct loader *l, const struct value *action,
-			  struct config_action_data *a)
+static void check_forward(struct loader *l, const struct value *action)
 {
 	const struct value *targets = value_member(action, "targets");
-	if (!targets || (targets->type == VALUE_LIST && targets->cnt == 0))
+	const struct value *upstream = value_member(action, "upstream");
+	const struct value *balance = value_member(action, "balance");
+	bool is_empty = targets && targets->type == VALUE_LIST && targets->cnt == 0;
+	if (targets && upstream)
+		load_problem(
+			l, upstream, "action.upstream",
+			"stands beside targets: a route has the one or the other; leave one out");
+	else if (is_empty || (!targets && !upstream))
 		load_problem(l, targets ? targets : action, "action.targets",
 			     "\"forward\" needs one target at least: "
-			     "( { host = \"10.0.0.10\"; port = 8080; } )");
-	(void)a;
+			     "( { host = \"10.0.0.10\"; port = 8080; } ), or an upstream");
+	else if (upstream && balance)
+		load_problem(l, balance, "action.balance",
+			     "belongs to targets; the upstream has a balance of its own, change it "
+			     "there");
 }
 
 static void check_redirect(struct loader *l, const struct value *action,
@@ -95,10 +101,9 @@ static void check_action(struct loader *l, const struct value *action, struct co
 		a->body = "";
 	if (!type || type->type != VALUE_STRING || !key_find_word(action_key("type"), type->string))
 		return; /* said already; the rest depends on it */
-	check_belonging(l, action, a);
 	switch (a->type) {
 	case CONFIG_FORWARD:
-		check_forward(l, action, a);
+		check_forward(l, action);
 		break;
 	case CONFIG_REDIRECT:
 		check_redirect(l, action, a);
@@ -112,78 +117,6 @@ static void check_action(struct loader *l, const struct value *action, struct co
 	}
 }
 
-static bool is_doubled(const struct config_match *m, size_t ix)
-{
-	for (size_t i = 0; i < ix; i++)
-		if (m->domains[i] && strcmp(m->domains[i], m->domains[ix]) == 0)
-			return true;
-	return false;
-}
-
-static void check_auto(struct loader *l, const struct value *route, const struct config_match *m)
-{
-	char leaf[LEAF_MAX];
-	const struct value *domains = value_member(value_member(route, "match"), "domains");
-	const struct value *tls = value_member(value_member(route, "action"), "tls");
-	const struct value *certificate = value_member(tls, "certificate");
-	if (!domains || (domains->type == VALUE_LIST && domains->cnt == 0)) {
-		load_problem(l, certificate, "action.tls.certificate",
-			     "\"auto\" needs match.domains: they are the names in the certificate");
-		return;
-	}
-	if (m->domain_cnt > AUTO_NAMES_MAX) {
-		load_problem(l, domains, "match.domains",
-			     "found %zu names, expected %d at most in one \"auto\" certificate: "
-			     "split the route",
-			     m->domain_cnt, AUTO_NAMES_MAX);
-		return;
-	}
-	for (size_t i = 0; i < m->domain_cnt; i++) {
-		text_format(leaf, sizeof(leaf), "match.domains[%zu]", i);
-		if (m->domains[i] && m->domains[i][0] == '*')
-			load_problem(
-				l, &domains->items[i], leaf,
-				"\"%s\": a wildcard name needs dns-01, which this version does "
-				"not have: use certificate files",
-				m->domains[i]);
-		else if (m->domains[i] && is_doubled(m, i))
-			load_problem(l, &domains->items[i], leaf, "\"%s\" is given twice",
-				     m->domains[i]);
-	}
-}
-
-static void check_tls(struct loader *l, const struct value *route, struct config_route *r)
-{
-	struct config_action_data *a = &r->action;
-	const struct value *versions = value_member(value_member(route, "match"), "tls_versions");
-	const struct value *tls = value_member(value_member(route, "action"), "tls");
-	if (!tls && versions)
-		load_problem(l, versions, "match.tls_versions",
-			     "needs action.tls: a plain connection has no TLS version");
-	if (!tls || tls->type != VALUE_GROUP)
-		return;
-	const struct value *mode = value_member(tls, "mode");
-	const struct value *certificate = value_member(tls, "certificate");
-	const struct value *key_type = value_member(tls, "key_type");
-	if (a->tls_mode == CONFIG_TLS_PASSTHROUGH || a->tls_mode == CONFIG_TLS_REENCRYPT)
-		load_problem(l, mode, "action.tls.mode",
-			     "\"%s\" is not built yet in this version; use \"terminate\"",
-			     mode->string);
-	else if (!certificate)
-		load_problem(l, tls, "action.tls.certificate",
-			     "is missing: \"auto\", or a group { chain_file = \"...\"; key_file = "
-			     "\"...\"; }");
-	if (certificate && certificate->type == VALUE_STRING &&
-	    strcmp(certificate->string, "auto") == 0)
-		check_auto(l, route, &r->match);
-	else
-		a->certificate = CONFIG_CERT_FILES; /* nothing that follows from "auto" */
-	if (key_type && certificate && certificate->type == VALUE_GROUP)
-		load_problem(
-			l, key_type, "action.tls.key_type",
-			"belongs to certificate = \"auto\"; a key from a file has its own type");
-}
-
 enum err check_route(struct loader *l, const struct value *group, void *data)
 {
 	struct config_route *route = data;
@@ -192,5 +125,6 @@ enum err check_route(struct loader *l, const struct value *group, void *data)
 	if (action && action->type == VALUE_GROUP)
 		check_action(l, action, &route->action);
 	check_tls(l, group, route);
+	check_protocol(l, group, route);
 	return ERR_OK;
 }

@@ -11,7 +11,7 @@ enum key_type {
 	KEY_BOOL,     /* bool */
 	KEY_UINT,     /* unsigned or uint32_t */
 	KEY_INT,      /* int */
-	KEY_PORT,     /* uint16_t */
+	KEY_PORT,     /* uint16_t; a number or one of words */
 	KEY_DURATION, /* int64_t ms */
 	KEY_SIZE32,   /* uint32_t bytes */
 	KEY_SIZE64,   /* int64_t bytes */
@@ -26,6 +26,8 @@ enum key_type {
 	KEY_HEADERS,     /* as KEY_GROUPS, or a group { Name = "value"; } */
 	KEY_CERTIFICATE, /* "auto" or a group */
 	KEY_VERSIONS,
+	KEY_HASH,
+	KEY_STATUSES, /* one status or a range */
 };
 enum key_flag {
 	KEY_REQUIRED = 1,
@@ -33,7 +35,7 @@ enum key_flag {
 	KEY_EMPTY_IS_NONE = 4, /* "" is NULL */
 	KEY_ANY_VALUE = 8,     /* the value of a header may be left out, or true */
 };
-#define KEY_ACTION(type) (1u << (type))
+#define KEY_KIND(word) (1u << (word))
 
 struct key_word {
 	const char *word; /* NULL ends the list */
@@ -44,7 +46,7 @@ struct key {
 	const char *path, *name; /* "routes[].match.ports", "ports" */
 	enum key_type type;
 	unsigned flags;
-	unsigned actions; /* KEY_ACTION() of the actions that it belongs to; 0: to all */
+	unsigned kinds; /* KEY_KIND() of the kinds of its group that it belongs to; 0: to all */
 	size_t offset, cnt_offset;
 	int64_t min, max;
 	const char *default_text; /* as in the file without quotes; NULL: none */
@@ -54,6 +56,8 @@ struct key {
 	 * NULL: any text. */
 	const char *(*rule)(char *text);
 	const struct key_group *group;
+	/* false: it says nothing there, and is not printed. NULL: it does. */
+	bool (*is_worth)(const void *data);
 };
 struct loader;
 struct value;
@@ -62,11 +66,14 @@ struct key_group {
 	const struct key *keys;
 	size_t cnt;
 	size_t bytes; /* of one element, for KEY_GROUPS */
+	/* The key whose word is the kind of such a group, and how a person calls the kind; NULL: it has
+	 * none. */
+	const char *kind, *kind_text;
 	/* After all keys of one such group were read or defaulted. */
 	enum err (*finish)(struct loader *l, const struct value *group, void *data);
 };
 
-extern const struct key_group key_root, key_group_route;
+extern const struct key_group key_root, key_group_route, key_group_upstream;
 /* NULL when the group has no such key. */
 const struct key *key_find(const struct key_group *group, const char *name);
 /* What its value must be: for messages and the list of keys. dst holds KEY_TYPE_MAX. */

@@ -4,7 +4,7 @@
 #include "smartproxy/assert.h"
 #include "units.h"
 
-#define KEYS_MAX  128
+#define KEYS_MAX  256
 #define DEPTH_MAX 8
 
 const struct key *key_find(const struct key_group *group, const char *name)
@@ -23,14 +23,13 @@ const struct key_word *key_find_word(const struct key *key, const char *word)
 	return NULL;
 }
 
-static const char *describe_words(const struct key *key, char *dst)
+static const char *describe_words(const struct key *key, char *dst, size_t len)
 {
-	size_t len = 0;
 	for (const struct key_word *w = key->words; w->word; w++)
 		len += text_format(dst + len, KEY_TYPE_MAX - len, "%s\"%s\"",
-				   w == key->words ? ""
-				   : w[1].word     ? ", "
-						   : " or ",
+				   len == 0    ? ""
+				   : w[1].word ? ", "
+					       : " or ",
 				   w->word);
 	return dst;
 }
@@ -67,13 +66,17 @@ const char *key_describe(const struct key *key, char *dst)
 		[KEY_HEADERS] = headers,
 		[KEY_CERTIFICATE] = certificate,
 		[KEY_VERSIONS] = "a list of \"1.2\" and \"1.3\"",
+		[KEY_HASH] = "\"client_ip\", \"path\", \"header:NAME\" or \"cookie:NAME\"",
+		[KEY_STATUSES] = "a status from 100 to 599 or a range, such as \"200-399\"",
 	};
 	if (key->type == KEY_WORD)
-		return describe_words(key, dst);
+		return describe_words(key, dst, 0);
 	if (key->type < SP_ARRAY_LEN(fixed) && fixed[key->type])
 		text_format(dst, KEY_TYPE_MAX, "%s", fixed[key->type]);
 	else
 		describe_range(key, dst);
+	if (key->words && key->type == KEY_PORT)
+		(void)describe_words(key, dst, strlen(dst));
 	return dst;
 }
 

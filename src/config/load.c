@@ -129,6 +129,8 @@ static void load_member(struct loader *l, const struct key *key, const struct va
 	case KEY_HEADERS:
 	case KEY_CERTIFICATE:
 	case KEY_VERSIONS:
+	case KEY_HASH:
+	case KEY_STATUSES:
 		load_special(l, key, v, data);
 		return;
 	default:
@@ -136,16 +138,44 @@ static void load_member(struct loader *l, const struct key *key, const struct va
 	}
 }
 
-static void load_missing(struct loader *l, const struct key *key, char *data)
+static void load_missing(struct loader *l, const struct key *key, const struct frame *f)
 {
-	if (key->flags & KEY_REQUIRED)
-		load_problem(l, NULL, key->name, "is missing: %s", key->help);
-	else if (key->type == KEY_GROUP && !(key->flags & KEY_OPTIONAL))
+	if (key->flags & KEY_REQUIRED) {
+		if (!f->is_default)
+			load_problem(l, NULL, key->name, "is missing: %s", key->help);
+	} else if (key->type == KEY_GROUP && !(key->flags & KEY_OPTIONAL))
 		load_push(l, (struct frame){ .group = key->group,
-					     .data = data + key->offset,
-					     .name = key->name });
+					     .data = f->data + key->offset,
+					     .name = key->name,
+					     .is_default = f->is_default });
 	else if (key->default_text)
-		load_default(l, key, data);
+		load_default(l, key, f->data);
+}
+
+/* Keys that were given and belong to another kind of group. */
+static void check_kinds(struct loader *l, const struct frame *f)
+{
+	char kinds[KEY_TYPE_MAX];
+	const struct key *kind = key_find(f->group, f->group->kind);
+	const struct value *given = value_member(f->value, kind->name);
+	const struct key_word *word = NULL;
+	if (given && given->type == VALUE_STRING)
+		word = key_find_word(kind, given->string);
+	else if (!given && kind->default_text)
+		word = key_find_word(kind, kind->default_text);
+	for (size_t i = 0; word && i < f->value->cnt; i++) {
+		const struct key *key = key_find(f->group, f->value->items[i].name);
+		if (!key || !key->kinds || key->kinds & KEY_KIND((unsigned)word->value))
+			continue;
+		size_t len = 0;
+		for (const struct key_word *w = kind->words; w->word; w++)
+			if (key->kinds & KEY_KIND((unsigned)w->value))
+				len += text_format(kinds + len, sizeof(kinds) - len, "%s\"%s\"",
+						   len ? " or " : "", w->word);
+		load_problem(l, &f->value->items[i], key->name,
+			     "belongs to %s %s; this one is \"%s\"", f->group->kind_text, kinds,
+			     word->word);
+	}
 }
 
 static void step_list(struct loader *l, struct frame *f)
@@ -184,10 +214,12 @@ static void step_group(struct loader *l, struct frame *f)
 	if (f->key_ix < f->group->cnt) {
 		size_t ix = f->key_ix++;
 		if (!(f->seen >> ix & 1))
-			load_missing(l, &f->group->keys[ix], f->data);
+			load_missing(l, &f->group->keys[ix], f);
 		return;
 	}
-	if (f->group->finish && f->group->finish(l, f->value, f->data))
+	if (f->group->kind && f->value)
+		check_kinds(l, f);
+	if (!f->is_default && f->group->finish && f->group->finish(l, f->value, f->data))
 		l->error = ERR_NOMEM;
 	l->depth--;
 }
@@ -217,5 +249,12 @@ void load_key(struct loader *l, const struct key *key, const struct value *value
 {
 	size_t base = l->depth;
 	load_member(l, key, value, data);
+	run(l, base);
+}
+
+void load_defaults(struct loader *l, const struct key_group *group, void *data)
+{
+	size_t base = l->depth;
+	load_push(l, (struct frame){ .group = group, .data = data, .is_default = true });
 	run(l, base);
 }

@@ -16,6 +16,7 @@ struct frame {
 	const char *name;          /* in the path; NULL: the root, or an element */
 	size_t ix;                 /* of an element in its list */
 	bool is_list;
+	bool is_default;          /* nothing is given, nor missed, nor checked */
 	size_t member_ix, key_ix; /* next one */
 	uint64_t seen;            /* bit a key of group */
 };
@@ -56,5 +57,7 @@ void load_scalar(struct loader *l, const struct key *key, const struct value *v,
 const char *load_string(struct loader *l, const char *(*rule)(char *text), const struct value *v,
 			const char *leaf, size_t ix);
 void load_default(struct loader *l, const struct key *key, void *data);
+/* Fills data, a struct of group, with the defaults of all its keys that have one. */
+void load_defaults(struct loader *l, const struct key_group *group, void *data);
 /* special.c: the types of one key each, and lists of strings. */
 void load_special(struct loader *l, const struct key *key, const struct value *v, void *data);

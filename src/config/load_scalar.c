@@ -59,11 +59,21 @@ static void load_text(struct loader *l, const struct key *key, const struct valu
 	}
 }
 
+static bool is_within(const struct key *key, int64_t number)
+{
+	return number >= key->min && number <= key->max;
+}
+
 /* The number that a value of such a key means. */
 static bool read_number(const struct key *key, const struct value *v, int64_t *ret_number)
 {
-	const struct key_word *word;
 	bool is_string = v->type == VALUE_STRING;
+	const struct key_word *word =
+		is_string && key->words ? key_find_word(key, v->string) : NULL;
+	if (word) {
+		*ret_number = word->value;
+		return true;
+	}
 	switch (key->type) {
 	case KEY_BOOL:
 		*ret_number = v->type == VALUE_BOOL && v->boolean;
@@ -71,21 +81,20 @@ static bool read_number(const struct key *key, const struct value *v, int64_t *r
 	case KEY_UINT:
 	case KEY_INT:
 	case KEY_PORT:
-		if (v->type == VALUE_INT)
-			*ret_number = v->integer;
-		return v->type == VALUE_INT;
+		*ret_number = v->type == VALUE_INT ? v->integer : 0;
+		return v->type == VALUE_INT && is_within(key, *ret_number);
 	case KEY_DURATION:
-		return is_string && units_parse_duration(v->string, ret_number);
+		return is_string && units_parse_duration(v->string, ret_number) &&
+		       is_within(key, *ret_number);
 	case KEY_SIZE32:
 	case KEY_SIZE64:
-		return is_string && units_parse_size(v->string, ret_number);
+		return is_string && units_parse_size(v->string, ret_number) &&
+		       is_within(key, *ret_number);
 	case KEY_OCTAL:
-		return is_string && units_parse_octal(v->string, ret_number);
+		return is_string && units_parse_octal(v->string, ret_number) &&
+		       is_within(key, *ret_number);
 	case KEY_WORD:
-		word = is_string ? key_find_word(key, v->string) : NULL;
-		if (word)
-			*ret_number = word->value;
-		return word != NULL;
+		return false;
 	default:
 		SP_UNREACHABLE();
 	}
@@ -120,9 +129,7 @@ void load_scalar(struct loader *l, const struct key *key, const struct value *v,
 		load_text(l, key, v, leaf, data);
 		return;
 	}
-	bool has_range = key->type != KEY_BOOL && key->type != KEY_WORD;
-	if (!read_number(key, v, &number) ||
-	    (has_range && (number < key->min || number > key->max))) {
+	if (!read_number(key, v, &number)) {
 		load_mismatch(l, key, v, leaf);
 		return;
 	}
@@ -146,5 +153,8 @@ void load_default(struct loader *l, const struct key *key, void *data)
 	default:
 		break;
 	}
-	load_scalar(l, key, &v, key->name, data);
+	if (key->type == KEY_HASH || key->type == KEY_STATUSES)
+		load_special(l, key, &v, data);
+	else
+		load_scalar(l, key, &v, key->name, data);
 }

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "copy.h"
 #include "load.h"
 #include "problems.h"
 #include "smartproxy/assert.h"
@@ -12,7 +13,6 @@
 
 #define MODEL_MAX_BYTES   ((size_t)4 << 30)
 #define SCRATCH_MAX_BYTES ((size_t)4 << 30)
-#define DEPTH_MAX         8
 
 static void free_model(struct config *config)
 {
@@ -96,11 +96,11 @@ static enum err parse_file(struct work *w, const char *file, struct config_probl
 	return e == ERR_SYNTAX ? add_syntax_error(w, problems) : e;
 }
 
-/* The checks among routes, and the verdict. */
-static enum err judge(struct work *w, const struct value *routes, size_t problem_cnt)
+/* The checks of the whole, and the verdict. */
+static enum err judge(struct work *w, const struct check_lists *lists, size_t problem_cnt)
 {
 	if (!w->loader.error)
-		w->loader.error = check_routes(&w->loader, w->config, routes);
+		w->loader.error = check_model(&w->loader, w->config, lists);
 	if (w->loader.error)
 		return w->loader.error;
 	return w->loader.problems->cnt > problem_cnt ? ERR_CONFIG : ERR_OK;
@@ -140,7 +140,13 @@ enum err config_load(const char *file, struct config **ret_config, struct config
 	if (!e) {
 		load_group(&w.loader, &key_root, NULL, root, w.config);
 		require_routes(&w, root, problem_cnt);
-		e = judge(&w, value_member(root, "routes"), problem_cnt);
+		e = judge(&w,
+			  &(struct check_lists){
+				  .routes = value_member(root, "routes"),
+				  .upstreams = value_member(root, "upstreams"),
+				  .listeners = value_member(root, "listeners"),
+			  },
+			  problem_cnt);
 		problems_sort(reterr);
 	}
 	if (!e) {
@@ -149,36 +155,6 @@ enum err config_load(const char *file, struct config **ret_config, struct config
 	}
 	work_fini(&w);
 	return e;
-}
-
-/* Copies every string of a tree of groups that lies in the struct data itself. */
-static enum err copy_strings(struct arena *arena, const struct key_group *root, char *data)
-{
-	struct {
-		const struct key_group *group;
-		size_t ix;
-	} levels[DEPTH_MAX] = { { .group = root } };
-	size_t depth = 1;
-	while (depth) {
-		const struct key_group *group = levels[depth - 1].group;
-		size_t ix = levels[depth - 1].ix++;
-		const struct key *key = ix < group->cnt ? &group->keys[ix] : NULL;
-		if (!key) {
-			depth--;
-		} else if (key->type == KEY_GROUP) {
-			SP_ASSERT(depth < DEPTH_MAX && key->offset == 0);
-			levels[depth].group = key->group;
-			levels[depth++].ix = 0;
-		} else if (key->type == KEY_STRING) {
-			const char *s;
-			memcpy(&s, data + key->offset, sizeof(s));
-			const char *copy = s ? arena_strdup(arena, s) : NULL;
-			if (s && !copy)
-				return ERR_NOMEM;
-			memcpy(data + key->offset, &copy, sizeof(copy));
-		}
-	}
-	return ERR_OK;
 }
 
 /* All of base but its routes. */
@@ -191,7 +167,7 @@ static enum err copy_base(struct config *config, const struct config *base)
 	copy.routes = NULL;
 	copy.route_cnt = 0;
 	*config = copy;
-	return copy_strings(config->arena, &key_root, (char *)config);
+	return copy_contents(config->arena, &key_root, config);
 }
 
 enum err config_with_routes(const struct config *base, const char *json, size_t len,
@@ -214,7 +190,7 @@ enum err config_with_routes(const struct config *base, const char *json, size_t 
 		e = add_syntax_error(&w, reterr);
 	if (!e) {
 		load_key(&w.loader, key_find(&key_root, "routes"), root, w.config);
-		e = judge(&w, root, problem_cnt);
+		e = judge(&w, &(struct check_lists){ .routes = root }, problem_cnt);
 	}
 	if (!e) {
 		*ret_config = w.config;

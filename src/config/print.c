@@ -144,6 +144,12 @@ static void put_scalar(struct printer *p, const struct key *key, const char *dat
 	}
 	int64_t number = read_number(key, data + key->offset);
 	const struct key_word *word = key->words;
+	while (word && word->word && word->value != number)
+		word++;
+	if (word && word->word) {
+		text_printf(p->out, "\"%s\"", word->word);
+		return;
+	}
 	switch (key->type) {
 	case KEY_BOOL:
 		text_puts(p->out, number ? "true" : "false");
@@ -157,11 +163,6 @@ static void put_scalar(struct printer *p, const struct key *key, const char *dat
 		break;
 	case KEY_OCTAL:
 		text_printf(p->out, "\"%04llo\"", (unsigned long long)number);
-		break;
-	case KEY_WORD:
-		while (word->value != number && word[1].word)
-			word++;
-		text_printf(p->out, "\"%s\"", word->word);
 		break;
 	default:
 		text_printf(p->out, "%lld", (long long)number);
@@ -190,11 +191,13 @@ static void put_strings(struct printer *p, const struct key *key, const char *da
 	end_array(p);
 }
 
-static void put_ports(struct printer *p, const struct config_match *match)
+static void put_ports(struct printer *p, const struct key *key, const char *data)
 {
+	const struct config_ports *list = read_pointer(data + key->offset);
+	size_t cnt = read_cnt(key, data);
 	begin_array(p);
-	for (size_t i = 0; i < match->port_cnt; i++) {
-		const struct config_ports *ports = &match->ports[i];
+	for (size_t i = 0; i < cnt; i++) {
+		const struct config_ports *ports = &list[i];
 		text_puts(p->out, i ? ", " : "");
 		if (ports->first == ports->last)
 			text_printf(p->out, "%u", ports->first);
@@ -213,27 +216,41 @@ static void put_versions(struct printer *p, const struct config_match *match)
 	end_array(p);
 }
 
-/* Whether the key says anything here; what is skipped reads back as it is. */
-static bool is_worth(const struct key *key, const char *data)
+static int64_t read_kind(const struct key_group *group, const char *data)
 {
-	const struct config_action_data *action =
-		(const struct config_action_data *)(const void *)data;
+	const struct key *kind = key_find(group, group->kind);
+	return read_number(kind, data + kind->offset);
+}
+
+static void put_hash_key(struct printer *p, const struct config_upstream *upstream)
+{
+	static const char *const words[] = {
+		[CONFIG_HASH_CLIENT_IP] = "client_ip",
+		[CONFIG_HASH_PATH] = "path",
+		[CONFIG_HASH_HEADER] = "header:",
+		[CONFIG_HASH_COOKIE] = "cookie:",
+	};
+	text_printf(p->out, "\"%s%s\"", words[upstream->hash_key],
+		    upstream->hash_name ? upstream->hash_name : "");
+}
+
+/* Whether the key says anything here; what is skipped reads back as it is. */
+static bool is_worth(const struct key_group *group, const struct key *key, const char *data)
+{
 	const struct config_match *match = (const struct config_match *)(const void *)data;
-	if (key->actions && !(key->actions & KEY_ACTION(action->type)))
+	if (key->kinds && !(key->kinds & KEY_KIND((unsigned)read_kind(group, data))))
 		return false;
-	if (key->flags & KEY_OPTIONAL) /* only a route's tls */
-		return action->tls_mode != CONFIG_TLS_NONE;
+	if (key->is_worth && !key->is_worth(data))
+		return false;
 	switch (key->type) {
 	case KEY_STRING:
 		return (key->flags & KEY_EMPTY_IS_NONE) || read_pointer(data + key->offset);
 	case KEY_STRINGS:
+	case KEY_GROUPS:
 	case KEY_HEADERS:
 		return read_cnt(key, data) > 0;
 	case KEY_VERSIONS:
 		return match->has_tls12 || match->has_tls13;
-	case KEY_WORD: /* only key_type belongs to one kind of certificate */
-		return strcmp(key->name, "key_type") != 0 ||
-		       action->certificate == CONFIG_CERT_AUTO;
 	default:
 		return true;
 	}
@@ -253,6 +270,7 @@ static void put_certificate(struct printer *p, const struct key *key, const char
 
 static void print_key(struct printer *p, const struct key *key, const char *data)
 {
+	const struct config_upstream *upstream = (const struct config_upstream *)(const void *)data;
 	begin_key(p, key->name);
 	switch (key->type) {
 	case KEY_GROUP:
@@ -272,10 +290,17 @@ static void print_key(struct printer *p, const struct key *key, const char *data
 		put_strings(p, key, data);
 		break;
 	case KEY_PORTS:
-		put_ports(p, (const struct config_match *)(const void *)data);
+		put_ports(p, key, data);
 		break;
 	case KEY_VERSIONS:
 		put_versions(p, (const struct config_match *)(const void *)data);
+		break;
+	case KEY_HASH:
+		put_hash_key(p, upstream);
+		break;
+	case KEY_STATUSES:
+		text_printf(p->out, "\"%u-%u\"", upstream->check.status_first,
+			    upstream->check.status_last);
 		break;
 	default:
 		put_scalar(p, key, data);
@@ -295,7 +320,7 @@ static void run(struct printer *p)
 			push(p, (struct frame){ .group = top->group, .data = element });
 		} else if (!top->is_list && top->key_ix < top->group->cnt) {
 			const struct key *key = &top->group->keys[top->key_ix++];
-			if (is_worth(key, top->data))
+			if (is_worth(top->group, key, top->data))
 				print_key(p, key, top->data);
 		} else {
 			pop(p);
@@ -311,10 +336,11 @@ void config_print(const struct config *config, struct text *ret_text)
 		struct printer p = { .out = ret_text };
 		text_printf(ret_text, "%s = ", key->name);
 		if (key->type == KEY_GROUPS)
-			push(&p, (struct frame){ .group = key->group,
-						 .data = (const char *)config->routes,
-						 .left = config->route_cnt,
-						 .is_list = true });
+			push(&p, (struct frame){
+					 .group = key->group,
+					 .data = read_pointer((const char *)config + key->offset),
+					 .left = read_cnt(key, (const char *)config),
+					 .is_list = true });
 		else
 			push(&p,
 			     (struct frame){ .group = key->group, .data = (const char *)config });

@@ -169,6 +169,11 @@ static void strip_brackets(char *text)
 	text[len - 2] = '\0';
 }
 
+static int family_of(const char *ip)
+{
+	return strchr(ip, ':') ? AF_INET6 : AF_INET;
+}
+
 /* The address's one form, where it is not longer than what was written. */
 const char *rule_ip(char *text)
 {
@@ -176,7 +181,7 @@ const char *rule_ip(char *text)
 	char canonical[INET6_ADDRSTRLEN];
 	size_t len = strlen(text);
 	strip_brackets(text);
-	int family = strchr(text, ':') ? AF_INET6 : AF_INET;
+	int family = family_of(text);
 	if (inet_pton(family, text, bytes) != 1)
 		return "an IPv4 or IPv6 address, such as \"192.0.2.1\" or \"2001:db8::1\"";
 	if (inet_ntop(family, bytes, canonical, sizeof(canonical)) && strlen(canonical) <= len)
@@ -196,7 +201,7 @@ const char *rule_cidr(char *text)
 		return wanted;
 	memcpy(ip, text, len);
 	ip[len] = '\0';
-	int family = strchr(ip, ':') ? AF_INET6 : AF_INET;
+	int family = family_of(ip);
 	if (inet_pton(family, ip, bytes) != 1)
 		return wanted;
 	if (!slash)
@@ -428,4 +433,65 @@ const char *rule_location(char *text)
 	if (*text == '/' || *text == '{' || strstr(text, "://"))
 		return NULL;
 	return "a URL such as \"https://{host}{path}\", or a path that begins with \"/\"";
+}
+
+/* origin-form (RFC 9112, 3.2.1) */
+const char *rule_check_path(char *text)
+{
+	if (*text != '/')
+		return "a path that begins with \"/\"";
+	if (has_control_or_space(text) || has_high(text) || strchr(text, '#'))
+		return "a path in ASCII without fragment; write other bytes and spaces as %XX";
+	return NULL;
+}
+
+/* RFC 6265, 4.1.1 */
+const char *rule_cookie_name(char *text)
+{
+	return check_field_name(text) ? "the name of a cookie, such as \"smartproxy\"" : NULL;
+}
+
+/* RFC 7301, 3.1 */
+const char *rule_alpn(char *text)
+{
+	if (!*text || strlen(text) > 255 || has_control_or_space(text))
+		return "the name of a protocol, such as \"h2\" or \"http/1.1\"";
+	return NULL;
+}
+
+static bool is_port(const char *text)
+{
+	unsigned port = 0;
+	if (*text == '0')
+		return false;
+	for (; is_digit(*text) && port <= 65535; text++)
+		port = port * 10 + (unsigned)(*text - '0');
+	return *text == '\0' && port > 0 && port <= 65535;
+}
+
+const char *rule_server(char *text)
+{
+	static const char wanted[] = "an address, with a port or without: \"192.0.2.53\", "
+				     "\"127.0.0.1:5353\", \"2001:db8::53\" or "
+				     "\"[2001:db8::53]:5353\"";
+	char ip[INET6_ADDRSTRLEN + 2];
+	unsigned char bytes[16];
+	const char *colon = strrchr(text, ':'), *port = NULL;
+	bool has_brackets = *text == '[';
+	if (has_brackets && colon && colon[-1] == ']')
+		port = colon + 1;
+	else if (!has_brackets && colon && strchr(text, ':') == colon)
+		port = colon + 1;
+	size_t len = port ? (size_t)(colon - text) : strlen(text);
+	if (len >= sizeof(ip) || (port && !is_port(port)))
+		return wanted;
+	memcpy(ip, text, len);
+	ip[len] = '\0';
+	if (has_brackets)
+		strip_brackets(ip);
+	if (inet_pton(family_of(ip), ip, bytes) != 1)
+		return wanted;
+	if (!port)
+		memcpy(text, ip, strlen(ip) + 1);
+	return NULL;
 }

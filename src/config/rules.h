@@ -21,3 +21,7 @@ const char *rule_match_field_name(char *text); /* lower case afterwards */
 const char *rule_reply_field_name(char *text);
 const char *rule_field_value(char *text);
 const char *rule_location(char *text);
+const char *rule_check_path(char *text);
+const char *rule_cookie_name(char *text);
+const char *rule_alpn(char *text);
+const char *rule_server(char *text); /* "address", "address:port", "[v6]:port" */

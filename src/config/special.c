@@ -1,6 +1,7 @@
 #include <string.h>
 
 #include "load.h"
+#include "rules.h"
 #include "smartproxy/assert.h"
 
 #define LEAF_MAX 128
@@ -121,6 +122,69 @@ static void load_certificate(struct loader *l, const struct key *key, const stru
 					     .name = key->name });
 }
 
+static void load_hash_key(struct loader *l, const struct key *key, const struct value *v,
+			  char *data)
+{
+	static const struct {
+		const char *prefix;
+		enum config_hash_key key;
+		const char *(*rule)(char *name); /* NULL: no name follows */
+	} kinds[] = {
+		{ "client_ip", CONFIG_HASH_CLIENT_IP, NULL },
+		{ "path", CONFIG_HASH_PATH, NULL },
+		{ "header:", CONFIG_HASH_HEADER, rule_match_field_name },
+		{ "cookie:", CONFIG_HASH_COOKIE, rule_cookie_name },
+	};
+	struct config_upstream *upstream = (struct config_upstream *)(void *)data;
+	for (size_t i = 0; v->type == VALUE_STRING && i < SP_ARRAY_LEN(kinds); i++) {
+		size_t len = strlen(kinds[i].prefix);
+		if (strncmp(v->string, kinds[i].prefix, len) != 0 ||
+		    (!kinds[i].rule && v->string[len]))
+			continue;
+		struct value name = *v;
+		name.string += len;
+		upstream->hash_key = kinds[i].key;
+		upstream->hash_name = NULL;
+		if (kinds[i].rule)
+			upstream->hash_name =
+				load_string(l, kinds[i].rule, &name, key->name, LOAD_NO_IX);
+		return;
+	}
+	load_mismatch(l, key, v, key->name);
+}
+
+static bool read_status(const char **text, unsigned *ret_status)
+{
+	const char *s = *text;
+	unsigned status = 0;
+	for (size_t i = 0; i < 3; i++, s++) {
+		if (*s < '0' || *s > '9')
+			return false;
+		status = status * 10 + (unsigned)(*s - '0');
+	}
+	*text = s;
+	*ret_status = status;
+	return status >= 100 && status <= 599;
+}
+
+static void load_statuses(struct loader *l, const struct key *key, const struct value *v,
+			  char *data)
+{
+	struct config_upstream *upstream = (struct config_upstream *)(void *)data;
+	const char *s = v->type == VALUE_STRING ? v->string : "";
+	unsigned first = 0, last = 0;
+	bool is_good = read_status(&s, &first);
+	last = first;
+	if (is_good && *s == '-')
+		is_good = (s++, read_status(&s, &last));
+	if (!is_good || *s || first > last) {
+		load_mismatch(l, key, v, key->name);
+		return;
+	}
+	upstream->check.status_first = first;
+	upstream->check.status_last = last;
+}
+
 static void load_versions(struct loader *l, const struct key *key, const struct value *v,
 			  char *data)
 {
@@ -164,6 +228,12 @@ void load_special(struct loader *l, const struct key *key, const struct value *v
 		break;
 	case KEY_VERSIONS:
 		load_versions(l, key, v, data);
+		break;
+	case KEY_HASH:
+		load_hash_key(l, key, v, data);
+		break;
+	case KEY_STATUSES:
+		load_statuses(l, key, v, data);
 		break;
 	default:
 		SP_UNREACHABLE();
