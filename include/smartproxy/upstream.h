@@ -27,8 +27,8 @@
 #include "smartproxy/text.h"
 #include "smartproxy/tls.h"
 
-#define UPSTREAM_ADDRS_MAX 16 /* of one name */
-#define UPSTREAM_TRIES_MAX 8
+#define UPSTREAM_ADDRS_MAX  16 /* of one name */
+#define UPSTREAM_TRIES_MAX  8
 #define UPSTREAM_COOKIE_LEN 16 /* of the value of a sticky cookie */
 
 struct upstream;
@@ -69,17 +69,17 @@ void upstream_group_apply(struct upstreams *us, struct upstream_group *group) SP
 void upstreams_wait_names(struct upstreams *us, int64_t time_ms) SP_ON_CONTROL;
 
 /* Why a target failed last; names of the metrics and the admin API. */
-#define UPSTREAM_FAILURES(X)                                                                  \
-	X(NONE, "none")                                                                       \
-	X(REFUSED, "connect_refused") /* and every other error of connect */                  \
-	X(CONNECT_TIMEOUT, "connect_timeout")                                                 \
-	X(TLS, "tls")               /* handshake failed */                                    \
-	X(VERIFY, "tls_verify")     /* its certificate does not verify */                     \
-	X(CLOSED, "closed")         /* before or within the answer */                         \
-	X(RESPONSE_TIMEOUT, "response_timeout")                                               \
-	X(BAD_RESPONSE, "bad_response") /* not HTTP */                                        \
-	X(STATUS, "status")         /* 500, 502, 503, 504; checks: an unexpected one */       \
-	X(UNRESOLVED, "unresolved") /* its name has no address */
+#define UPSTREAM_FAILURES(X)                                                                \
+	X(NONE, "none")                                                                     \
+	X(REFUSED, "connect_refused") /* and every other error of connect */                \
+	X(CONNECT_TIMEOUT, "connect_timeout")                                               \
+	X(TLS, "tls")           /* handshake failed */                                      \
+	X(VERIFY, "tls_verify") /* its certificate does not verify */                       \
+	X(CLOSED, "closed")     /* before or within the answer */                           \
+	X(RESPONSE_TIMEOUT, "response_timeout")                                             \
+	X(BAD_RESPONSE, "bad_response") /* not HTTP */                                      \
+	X(STATUS, "status")             /* 500, 502, 503, 504; checks: an unexpected one */ \
+	X(UNRESOLVED, "unresolved")     /* its name has no address */
 enum upstream_failure {
 #define X(sym, name) UPSTREAM_FAILURE_##sym,
 	UPSTREAM_FAILURES(X)
@@ -114,8 +114,9 @@ struct upstream_view {
 	const struct addr *addrs;
 	int64_t addrs_ttl_s; /* left; -1: an address, not a name */
 };
-void upstreams_each(struct upstreams *us, void (*visit)(void *arg, const struct upstream_view *view),
-		    void *arg) SP_ON_CONTROL;
+void upstreams_each(struct upstreams *us,
+		    void (*visit)(void *arg, const struct upstream_view *view), void *arg)
+	SP_ON_CONTROL;
 
 /* ---- any thread, for as long as a pin, a ticket or a connection holds it ---- */
 
@@ -141,16 +142,16 @@ struct upstream_worker {
 /* What one choice depends on, and what it was. Zeroed by the owner before the first one; lives until the
  * request ends. */
 struct upstream_choice {
-	uint64_t key_hash;   /* CONFIG_BALANCE_HASH: upstream_hash of the key */
-	const char *cookie;  /* CONFIG_BALANCE_STICKY: its value as received; NULL: none */
+	uint64_t key_hash;  /* CONFIG_BALANCE_HASH: upstream_hash of the key */
+	const char *cookie; /* CONFIG_BALANCE_STICKY: its value as received; NULL: none */
 	uint32_t cookie_len;
 	uint16_t tried[UPSTREAM_TRIES_MAX];
 	unsigned tried_cnt;
 	/* result */
 	struct upstream *upstream;
 	uint16_t target_ix;
-	unsigned addr_ix;     /* which of its addresses; a further one after a failure to connect */
-	bool wants_cookie;    /* sticky: the answer is to set upstream_cookie */
+	unsigned addr_ix;  /* which of its addresses; a further one after a failure to connect */
+	bool wants_cookie; /* sticky: the answer is to set upstream_cookie */
 };
 uint64_t upstream_hash(const void *data, size_t len);
 /* Takes a target: up, not ejected, with an address, not tried before; backups when no other is left; when
@@ -174,12 +175,13 @@ void upstream_report(struct upstream_worker *w, const struct upstream_group *gro
 
 /* A place at a target. Zero-initialised; embedded in its owner. */
 struct upstream_ticket {
-	struct list link; /* of those who wait */
+	struct list link;          /* of those who wait */
 	struct upstream *upstream; /* NULL: none is held or waited for */
 	struct upstream_worker *worker;
-	bool is_held; /* false: waiting */
+	bool is_held;    /* false: waiting */
 	bool is_counted; /* of a target with max_connections */
-	void (*on_turn)(struct upstream_ticket *ticket); /* on the owner's worker, with the place held */
+	void (*on_turn)(
+		struct upstream_ticket *ticket); /* on the owner's worker, with the place held */
 	void *owner;
 };
 /* STEP_DONE: held. STEP_READ: waits, on_turn comes (the owner keeps the deadline: group's queue_timeout_ms).
@@ -201,14 +203,15 @@ struct upstream_conn {
 	struct timer idle_timer;
 	struct list idle_link;
 	struct task free_task;
-	char *preface; /* PROXY header still to be sent, owned; NULL: none */
+	const char *alpn; /* to be offered, static */
+	char *preface;    /* PROXY header still to be sent, owned; NULL: none */
 	uint32_t preface_len, preface_sent;
-	uint16_t port; /* that it is connected to */
-	uint8_t phase; /* this room's */
+	uint16_t port;                 /* that it is connected to */
+	uint8_t phase;                 /* this room's */
 	bool is_readable, is_writable; /* sticky until a call gives EAGAIN */
 	bool has_hung_up;              /* EPOLLRDHUP, EPOLLHUP or EPOLLERR seen */
 	bool is_reused;
-	bool is_unpoolable; /* it had a PROXY header: it speaks for one client */
+	bool is_unpoolable;            /* it had a PROXY header: it speaks for one client */
 	enum upstream_failure failure; /* after STEP_FAIL of check */
 	const char *failure_text;      /* static or of tls; "" when there is none */
 };
@@ -224,7 +227,7 @@ struct upstream_target {
 	uint16_t client_port; /* that the client came to, for targets that preserve it */
 	const void *proxy_header;
 	size_t proxy_header_len; /* 0: none */
-	const char *alpn;        /* offered when it is TLS: "http/1.1"; NULL: none */
+	const char *alpn;        /* offered when it is TLS: "http/1.1", static; NULL: none */
 };
 enum err upstream_conn_open(struct upstream_worker *w, const struct upstream_target *target,
 			    struct upstream_conn **ret_conn) SP_MUST_USE;

@@ -1,7 +1,17 @@
-/* Connections to targets and the pools that keep them. Worker thread. */
+/* Connections to targets and the pools that keep them. Worker thread.
+ *
+ *   phase    done by          waits for            leaves to
+ *   CONNECT  finish_connect   TCP connected        PREFACE
+ *   PREFACE  send_preface     the PROXY header     HANDSHAKE
+ *   HANDSHAKE shake_hands     TLS of the target    READY
+ *   READY                     its owner, or idle   ENDING
+ *   ENDING   end_writing      close_notify, FIN    (its owner closes it)
+ *
+ * A phase that there is nothing to do in is left at once. */
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -9,14 +19,62 @@
 #include "smartproxy/assert.h"
 #include "smartproxy/fault.h"
 
-static void count(uint64_t *counter)
+enum phase { PHASE_CONNECT, PHASE_PREFACE, PHASE_HANDSHAKE, PHASE_READY, PHASE_ENDING };
+
+static struct upstream_pool *pool_of(const struct upstream_conn *conn)
 {
-	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+	return &conn->upstream->pools[conn->worker->ix];
 }
 
+uint16_t upstream_port(const struct upstream *u, uint16_t client_port)
+{
+	return u->port != 0 ? u->port : client_port;
+}
+
+enum config_proxy_protocol upstream_proxy_protocol(const struct upstream *u)
+{
+	return u->proxy_protocol;
+}
+
+unsigned upstream_addr_cnt(const struct upstream *u)
+{
+	sp_rcu_enter();
+	const struct upstream_addrs *addrs = sp_rcu_load(&u->addrs);
+	unsigned cnt = addrs == NULL ? 0 : addrs->cnt;
+	sp_rcu_leave();
+	return cnt;
+}
+
+static bool copy_addr(const struct upstream *u, unsigned ix, struct addr *ret_addr)
+{
+	sp_rcu_enter();
+	const struct upstream_addrs *addrs = sp_rcu_load(&u->addrs);
+	bool has_one = addrs != NULL && addrs->cnt > 0;
+	if (has_one)
+		*ret_addr = addrs->list[ix % addrs->cnt];
+	sp_rcu_leave();
+	return has_one;
+}
+
+/* ---- end ---- */
+
+void pool_settle(struct upstream_pool *pool)
+{
+	if (pool->is_going && !pool->has_closed && pool->conn_cnt == 0 && pool->in_use == 0 &&
+	    list_is_empty(&pool->waiting))
+		registry_worker_let_go(pool);
+}
+
+/* tls goes with it: its owner may still say why it failed, and it refers to the pool's session. */
 static void free_conn(struct task *task)
 {
-	free(SP_CONTAINER_OF(task, struct upstream_conn, free_task));
+	struct upstream_conn *conn = SP_CONTAINER_OF(task, struct upstream_conn, free_task);
+	struct upstream_pool *pool = pool_of(conn);
+	tls_conn_free(conn->tls);
+	free(conn->preface);
+	free(conn);
+	pool->conn_cnt--;
+	pool_settle(pool);
 }
 
 static void leave_pool(struct upstream_conn *conn)
@@ -24,7 +82,7 @@ static void leave_pool(struct upstream_conn *conn)
 	if (list_is_empty(&conn->idle_link))
 		return;
 	list_remove(&conn->idle_link);
-	conn->upstream->pools[conn->worker->ix].idle_cnt--;
+	pool_add(&pool_of(conn)->idle_cnt, -1);
 	loop_timer_disarm(conn->worker->loop, &conn->idle_timer);
 }
 
@@ -33,6 +91,8 @@ void upstream_conn_close(struct upstream_conn *conn)
 	if (conn == NULL || conn->io.fd < 0)
 		return;
 	leave_pool(conn);
+	if (conn->tls != NULL && !conn->has_hung_up)
+		(void)tls_conn_close_notify(conn->tls);
 	int fd = conn->io.fd;
 	loop_remove(conn->worker->loop, &conn->io);
 	(void)close(fd);
@@ -41,15 +101,47 @@ void upstream_conn_close(struct upstream_conn *conn)
 	loop_defer(conn->worker->loop, &conn->free_task);
 }
 
+/* ---- events ---- */
+
+/* Whether nothing waits behind the last answer: no end, no bytes that nobody asked for. They would be taken
+ * for the next answer. Records of TLS itself (session tickets come late in TLS 1.3; RFC 8446, 4.6.1) are
+ * taken in here. */
+static bool is_quiet(struct upstream_conn *conn)
+{
+	char byte;
+	size_t len;
+	if (conn->tls != NULL) {
+		if (!conn->is_readable && !tls_conn_has_pending(conn->tls))
+			return true;
+		conn->is_readable = tls_conn_read(conn->tls, &byte, 1, &len) != STEP_READ;
+		return !conn->is_readable;
+	}
+	if (conn->is_readable && recv(conn->io.fd, &byte, 1, MSG_PEEK) < 0)
+		conn->is_readable = errno != EAGAIN && errno != EWOULDBLOCK;
+	return !conn->is_readable;
+}
+
+static void end_writing(struct upstream_conn *conn)
+{
+	if (conn->tls != NULL && tls_conn_close_notify(conn->tls) == STEP_WRITE) {
+		conn->is_writable = false;
+		return;
+	}
+	conn->phase = PHASE_READY;
+	(void)shutdown(conn->io.fd, SHUT_WR);
+}
+
 static void on_io(struct io *io, uint32_t events)
 {
 	struct upstream_conn *conn = SP_CONTAINER_OF(io, struct upstream_conn, io);
 	conn->is_readable |= (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
 	conn->is_writable |= (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0;
 	conn->has_hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+	if (conn->phase == PHASE_ENDING && conn->is_writable)
+		end_writing(conn);
 	if (conn->on_ready != NULL)
 		conn->on_ready(conn);
-	else if (conn->is_readable)
+	else if (conn->has_hung_up || !is_quiet(conn))
 		upstream_conn_close(conn); /* idle: an end, or bytes that nobody asked for */
 }
 
@@ -58,96 +150,221 @@ static void on_idle_timeout(struct timer *timer)
 	upstream_conn_close(SP_CONTAINER_OF(timer, struct upstream_conn, idle_timer));
 }
 
-struct upstream_conn *upstream_conn_take(struct upstream_worker *w, struct upstream *u)
+/* ---- beginning ---- */
+
+static void set_options(int fd)
 {
-	struct upstream_pool *pool = &u->pools[w->ix];
-	if (list_is_empty(&pool->idle))
-		return NULL;
-	struct upstream_conn *conn =
-		SP_CONTAINER_OF(pool->idle.next, struct upstream_conn, idle_link);
-	leave_pool(conn);
-	conn->is_reused = true;
-	count(&w->reuses);
-	return conn;
+	int one = 1;
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
 }
 
-enum err upstream_conn_open(struct upstream_worker *w, struct upstream *u, unsigned addr_ix,
+static enum err keep_preface(struct upstream_conn *conn, const struct upstream_target *target)
+{
+	if (target->proxy_header_len == 0)
+		return ERR_OK;
+	conn->preface = malloc(target->proxy_header_len);
+	if (conn->preface == NULL)
+		return ERR_NOMEM;
+	memcpy(conn->preface, target->proxy_header, target->proxy_header_len);
+	conn->preface_len = (uint32_t)target->proxy_header_len;
+	conn->is_unpoolable = true;
+	return ERR_OK;
+}
+
+static enum err start_connect(struct upstream_conn *conn, const struct addr *addr)
+{
+	struct upstream_worker *w = conn->worker;
+	int fd = socket(addr->sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return errno == EAFNOSUPPORT ? ERR_NETWORK : ERR_LIMIT;
+	set_options(fd);
+	conn->io = (struct io){ .fd = fd, .on_ready = on_io };
+	pool_count(&w->connects);
+	enum err e = ERR_NETWORK;
+	if (fault_hits(FAULT_CONNECT))
+		goto out;
+	if (connect(fd, &addr->sa, addr->len) != 0 && errno != EINPROGRESS) {
+		/* No port or memory is left here: the target has not failed. */
+		if (errno == EADDRNOTAVAIL || errno == EAGAIN || errno == ENOBUFS)
+			e = ERR_LIMIT;
+		goto out;
+	}
+	e = loop_add(w->loop, &conn->io, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+	if (e == ERR_OK)
+		return ERR_OK;
+out:
+	if (e == ERR_NETWORK)
+		pool_count(&w->connect_failures);
+	(void)close(fd);
+	return e;
+}
+
+enum err upstream_conn_open(struct upstream_worker *w, const struct upstream_target *target,
 			    struct upstream_conn **ret_conn)
 {
-	const struct addr *addr = upstream_addr(u, addr_ix);
+	struct upstream *u = target->upstream;
+	struct upstream_pool *pool = &u->pools[w->ix];
+	struct addr addr;
+	SP_ASSERT(!pool->has_closed);
+	if (!copy_addr(u, target->addr_ix, &addr))
+		return ERR_NOENT;
 	struct upstream_conn *conn = calloc(1, sizeof(*conn));
 	if (conn == NULL)
 		return ERR_NOMEM;
-	enum err e = ERR_LIMIT;
-	int fd = socket(addr->sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		goto out;
-	int one = 1;
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	conn->worker = w;
 	conn->upstream = u;
-	conn->io = (struct io){ .fd = fd, .on_ready = on_io };
-	list_init(&conn->idle_link);
+	conn->alpn = target->alpn;
+	conn->port = upstream_port(u, target->client_port);
+	conn->failure_text = "";
 	conn->idle_timer.on_due = on_idle_timeout;
-	e = ERR_NETWORK;
-	count(&w->connects);
-	if (fault_hits(FAULT_CONNECT) ||
-	    (connect(fd, &addr->sa, addr->len) != 0 && errno != EINPROGRESS)) {
-		count(&w->connect_failures);
-		goto out;
+	list_init(&conn->idle_link);
+	addr_set_port(&addr, conn->port);
+	enum err e = keep_preface(conn, target);
+	if (e == ERR_OK)
+		e = start_connect(conn, &addr);
+	if (e != ERR_OK) {
+		free(conn->preface);
+		free(conn);
+		return e;
 	}
-	conn->is_connecting = true;
-	e = loop_add(w->loop, &conn->io, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-	if (e != ERR_OK)
-		goto out;
+	pool->conn_cnt++;
 	*ret_conn = conn;
 	return ERR_OK;
-out:
-	if (fd >= 0)
-		(void)close(fd);
-	free(conn);
-	return e;
+}
+
+static enum step fail(struct upstream_conn *conn, enum upstream_failure failure, const char *why)
+{
+	pool_count(&conn->worker->connect_failures);
+	conn->failure = failure;
+	conn->failure_text = why == NULL ? "" : why;
+	return STEP_FAIL;
+}
+
+static enum step finish_connect(struct upstream_conn *conn)
+{
+	int error = 0;
+	socklen_t len = sizeof(error);
+	if (!conn->is_writable && !conn->has_hung_up)
+		return STEP_WRITE;
+	if (getsockopt(conn->io.fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
+		error = errno;
+	if (error == 0)
+		return STEP_DONE;
+	return fail(conn,
+		    error == ETIMEDOUT ? UPSTREAM_FAILURE_CONNECT_TIMEOUT
+				       : UPSTREAM_FAILURE_REFUSED,
+		    strerrordesc_np(error));
+}
+
+static enum step send_preface(struct upstream_conn *conn)
+{
+	while (conn->preface_sent < conn->preface_len) {
+		ssize_t n = send(conn->io.fd, conn->preface + conn->preface_sent,
+				 conn->preface_len - conn->preface_sent, MSG_NOSIGNAL);
+		if (n >= 0) {
+			conn->preface_sent += (uint32_t)n;
+			continue;
+		}
+		if (errno == EINTR)
+			continue;
+		if (errno != EAGAIN && errno != EWOULDBLOCK)
+			return fail(conn, UPSTREAM_FAILURE_CLOSED, strerrordesc_np(errno));
+		conn->is_writable = false;
+		return STEP_WRITE;
+	}
+	free(conn->preface);
+	conn->preface = NULL;
+	return STEP_DONE;
+}
+
+static enum step shake_hands(struct upstream_conn *conn)
+{
+	struct upstream *u = conn->upstream;
+	if (u->tls == NULL)
+		return STEP_DONE;
+	if (conn->tls == NULL) {
+		struct tls_connect connect = { .client = u->tls,
+					       .ctx_ix = conn->worker->ix,
+					       .fd = conn->io.fd,
+					       .server_name = u->server_name,
+					       .alpn = conn->alpn,
+					       .session = &pool_of(conn)->session };
+		enum err e = tls_conn_connect(&connect, &conn->tls);
+		if (e != ERR_OK)
+			return fail(conn, UPSTREAM_FAILURE_TLS, err_text(e));
+	}
+	enum step step = tls_conn_handshake(conn->tls);
+	switch (step) {
+	case STEP_DONE:
+		return STEP_DONE;
+	case STEP_READ:
+		conn->is_readable = false;
+		return STEP_READ;
+	case STEP_WRITE:
+		conn->is_writable = false;
+		return STEP_WRITE;
+	default:
+		break;
+	}
+	const char *why = tls_conn_error(conn->tls);
+	if (step == STEP_EOF && (why == NULL || why[0] == '\0'))
+		why = "closed during the TLS handshake";
+	return fail(conn,
+		    tls_conn_has_verify_failed(conn->tls) ? UPSTREAM_FAILURE_VERIFY
+							  : UPSTREAM_FAILURE_TLS,
+		    why);
 }
 
 enum step upstream_conn_check(struct upstream_conn *conn)
 {
-	if (!conn->is_connecting)
-		return STEP_DONE;
-	if (!conn->is_writable && !conn->has_hung_up)
-		return STEP_WRITE;
-	int error = 0;
-	socklen_t len = sizeof(error);
-	if (getsockopt(conn->io.fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0 || error != 0) {
-		count(&conn->worker->connect_failures);
+	static enum step (*const steps[])(struct upstream_conn * conn) = {
+		[PHASE_CONNECT] = finish_connect,
+		[PHASE_PREFACE] = send_preface,
+		[PHASE_HANDSHAKE] = shake_hands,
+	};
+	if (conn->failure != UPSTREAM_FAILURE_NONE)
 		return STEP_FAIL;
+	while (conn->phase < PHASE_READY) {
+		enum step step = steps[conn->phase](conn);
+		if (step != STEP_DONE)
+			return step;
+		conn->phase++;
 	}
-	conn->is_connecting = false;
 	return STEP_DONE;
 }
 
-/* Whether nothing waits behind the last answer: no end, no bytes that nobody asked for. They would
- * be taken for the next answer. */
-static bool is_quiet(struct upstream_conn *conn)
+/* ---- pool ---- */
+
+struct upstream_conn *upstream_conn_take(struct upstream_worker *w, struct upstream *u,
+					 uint16_t port)
 {
-	char byte;
-	if (conn->is_readable && recv(conn->io.fd, &byte, 1, MSG_PEEK) < 0)
-		conn->is_readable = errno != EAGAIN && errno != EWOULDBLOCK;
-	return !conn->is_readable;
+	LIST_FOREACH(pos, &u->pools[w->ix].idle)
+	{
+		struct upstream_conn *conn = SP_CONTAINER_OF(pos, struct upstream_conn, idle_link);
+		if (conn->port != port)
+			continue; /* of a target that keeps the client's port */
+		leave_pool(conn);
+		conn->is_reused = true;
+		pool_count(&w->reuses);
+		return conn;
+	}
+	return NULL;
 }
 
 void upstream_conn_park(struct upstream_conn *conn)
 {
 	struct upstream_worker *w = conn->worker;
-	struct upstream_pool *pool = &conn->upstream->pools[w->ix];
-	if (pool->is_closing || pool->idle_cnt >= w->idle_max || conn->has_hung_up ||
-	    !is_quiet(conn)) {
+	struct upstream_pool *pool = pool_of(conn);
+	if (conn->phase != PHASE_READY || conn->is_unpoolable || pool->is_closing ||
+	    pool->idle_cnt >= w->idle_max || conn->has_hung_up || !is_quiet(conn)) {
 		upstream_conn_close(conn);
 		return;
 	}
 	conn->on_ready = NULL;
 	conn->owner = NULL;
 	list_prepend(&pool->idle, &conn->idle_link);
-	pool->idle_cnt++;
+	pool_add(&pool->idle_cnt, 1);
 	loop_timer_arm(w->loop, &conn->idle_timer, loop_now_ms(w->loop) + w->idle_ms);
 }
 
@@ -159,16 +376,27 @@ void pool_close_idle(struct upstream_pool *pool)
 			SP_CONTAINER_OF(pool->idle.next, struct upstream_conn, idle_link));
 }
 
+/* ---- bytes ---- */
+
+static enum step note_step(struct upstream_conn *conn, enum step step)
+{
+	if (step == STEP_READ)
+		conn->is_readable = false;
+	else if (step == STEP_WRITE)
+		conn->is_writable = false;
+	return step;
+}
+
 enum step upstream_conn_read(struct upstream_conn *conn, void *dst, size_t cap, size_t *ret_len)
 {
+	if (conn->tls != NULL)
+		return note_step(conn, tls_conn_read(conn->tls, dst, cap, ret_len));
 	ssize_t n;
 	do {
 		n = recv(conn->io.fd, dst, cap, 0);
 	} while (n < 0 && errno == EINTR);
-	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-		conn->is_readable = false;
-		return STEP_READ;
-	}
+	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return note_step(conn, STEP_READ);
 	if (n < 0)
 		return STEP_FAIL;
 	if (n == 0)
@@ -184,16 +412,24 @@ enum step upstream_conn_read(struct upstream_conn *conn, void *dst, size_t cap, 
 enum step upstream_conn_write(struct upstream_conn *conn, const void *src, size_t len,
 			      size_t *ret_len)
 {
+	if (conn->tls != NULL)
+		return note_step(conn, tls_conn_write(conn->tls, src, len, ret_len));
 	ssize_t n;
 	do {
 		n = send(conn->io.fd, src, len, MSG_NOSIGNAL);
 	} while (n < 0 && errno == EINTR);
-	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-		conn->is_writable = false;
-		return STEP_WRITE;
-	}
+	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return note_step(conn, STEP_WRITE);
 	if (n < 0)
 		return STEP_FAIL;
 	*ret_len = (size_t)n;
 	return STEP_DONE;
+}
+
+void upstream_conn_shutdown(struct upstream_conn *conn)
+{
+	if (conn->phase != PHASE_READY)
+		return;
+	conn->phase = PHASE_ENDING;
+	end_writing(conn);
 }

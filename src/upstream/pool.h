@@ -17,17 +17,21 @@ struct upstream_pool {
 	uint32_t conn_cnt; /* open ones, idle ones included: they keep the upstream alive */
 	uint32_t
 		in_use; /* tickets held, with or without max_connections; balancing reads it (relaxed) */
-	uint32_t waiting_cnt;
-	struct list waiting; /* of struct upstream_ticket, oldest first */
+	uint32_t waiting_cnt; /* of waiting; other workers read it (atomic) */
+	struct list waiting;  /* of struct upstream_ticket, oldest first */
 	bool is_closing; /* nothing is kept idle any more: the upstream goes away, or the worker ends */
 	bool is_going;   /* the upstream goes away: pool_settle is to let go of it, once */
 	bool has_closed; /* said so */
 	uint64_t requests, failures, retries;
-	uint32_t retry_credit; /* hundredths of a retry */
+	int32_t retry_credit; /* hundredths of a retry, beyond those that there are from the start */
+	uint32_t addr_at;     /* whose turn it is of the addresses */
 	struct tls_session_slot session;
 	struct task close_task;
-	struct task wake_task; /* a place was given back elsewhere */
-	bool is_wake_posted;   /* atomic */
+	/* Written by every worker, atomic: places that were handed over to this one. */
+	struct task wake_task;
+	struct loop *wake_loop; /* set before anybody waits */
+	uint32_t granted_cnt;
+	bool is_wake_posted;
 	struct upstream *upstream;
 };
 
@@ -59,7 +63,7 @@ struct upstream {
 	struct tls_client *tls;         /* its own; NULL: plain */
 	char server_name[256];          /* of TLS */
 	/* Written by control, read by workers. */
-	struct upstream_addrs *addrs SP_RCU_PTR; /* NULL: none known yet */
+	struct upstream_addrs *addrs SP_RCU_PTR; /* NULL: none known yet; never of cnt 0 */
 	_Atomic int is_down;                     /* by health checks */
 	_Atomic int64_t up_since_ms; /* CLOCK_MONOTONIC; 0: from the start, no slow start */
 	/* Written by any worker when it changes. */
@@ -74,6 +78,8 @@ struct upstream {
 	/* Places, only with max_connections. */
 	_Alignas(64) _Atomic uint32_t place_cnt; /* taken over all workers */
 	_Atomic uint32_t waiting_cnt;            /* tickets that wait, over all workers */
+	_Atomic uint32_t place_max;   /* as the group says that was asked for a place last */
+	_Atomic uint32_t next_worker; /* whose turn it is to be handed a place */
 	/* Control's own. */
 	_Alignas(64) struct upstream_name *resolving;
 	struct upstream_check *check;
@@ -90,24 +96,33 @@ struct group_target {
 	uint32_t weight;
 	uint32_t max_connections; /* 0: no limit */
 	bool is_backup;
-	char cookie[UPSTREAM_COOKIE_LEN]; /* sticky */
+	uint64_t hash; /* of who it is, the same in every process: Maglev, sticky cookie */
 };
-struct group_cursor { /* one worker's place in the schedule */
-	_Alignas(64) uint32_t at;
+struct group_cursor {             /* one worker's; written by it only */
+	_Alignas(64) uint32_t at; /* in the schedule */
+	uint64_t load, weight;    /* bounded hash, large groups: of the usable ones, at load_ms */
+	int64_t load_ms;
 };
+/* Immutable but for the cursors. */
 struct upstream_group {
-	struct upstream_group *next; /* in the registry's list of groups */
-	uint32_t ref_cnt;
+	struct upstream_group *next,
+		**link; /* in the registry's list of groups; what points to it there */
+	struct upstream_group *bucket_next; /* by config */
+	uint32_t ref_cnt;                   /* held by: generations; control thread */
 	const struct config_upstream *config;
 	const struct config_upstream_tls *tls;
 	struct group_target *targets;
 	uint32_t target_cnt;
 	uint16_t *active, *backup; /* indexes of targets */
 	uint32_t active_cnt, backup_cnt;
-	uint16_t *schedule; /* smooth weighted order of active ones */
+	uint16_t *
+		schedule; /* smooth weighted order of active ones; it is active itself when all weigh the same */
 	uint32_t schedule_len;
 	uint16_t *maglev; /* CONFIG_BALANCE_HASH: table of active ones */
 	uint32_t maglev_len;
+	uint16_t *
+		sticky; /* CONFIG_BALANCE_STICKY: open addressing by target's hash, UINT16_MAX: empty */
+	uint32_t sticky_mask;
 	uint32_t weight_sum;
 	struct group_cursor *cursors; /* by worker */
 	bool is_applied;
@@ -117,6 +132,9 @@ struct upstreams {
 	struct upstream *buckets[4096];
 	struct list all;
 	struct upstream_group *groups;
+	struct upstream_group *group_buckets[4096];
+	_Atomic uint32_t
+		ejection_lock; /* try-lock of any worker: shares of ejected targets are exact */
 	unsigned worker_cnt;
 	struct loop *control_loop;
 	struct loop *const *loops;
@@ -140,6 +158,11 @@ enum err registry_get(struct upstreams *us, const struct config_upstream *group,
 void registry_put(struct upstreams *us, struct upstream *u) SP_ON_CONTROL;
 /* A worker's last connection and ticket of an upstream that goes away (is_going) are gone. Once a pool. Worker. */
 void registry_worker_let_go(struct upstream_pool *pool);
+
+/* Any thread, while it cannot go (a worker's, before it has let go): it is not freed before registry_release.
+ * For tasks on their way to another worker. */
+void registry_hold(struct upstream *u);
+void registry_release(struct upstream *u);
 
 /* ---- clients.c (control) ---- */
 /* The TLS client of these settings, read from its files once a round and shared, counted up. NULL tls:
@@ -165,12 +188,24 @@ void health_stop(struct upstream *u) SP_ON_CONTROL;
 void health_hurry(struct upstream *u) SP_ON_CONTROL;
 void health_view(const struct upstream *u, struct upstream_view *view) SP_ON_CONTROL;
 
-/* ---- balance.c, maglev.c (tables: control; use: workers) ---- */
-enum err balance_compile(struct upstream_group *group) SP_MUST_USE;
+/* ---- schedule.c, maglev.c ---- */
+/* Tables of a group whose targets are filled in; balance_free after failure, too. */
+enum err balance_compile(struct upstream_group *group, unsigned worker_cnt) SP_MUST_USE;
 void balance_free(struct upstream_group *group);
 enum err maglev_compile(struct upstream_group *group) SP_MUST_USE;
 
-/* ---- conn.c, ticket.c (workers) ---- */
+/* ---- conn.c, ticket.c, outcome.c (workers) ---- */
+/* A counter of the worker that others read. */
+static inline void pool_count(uint64_t *counter)
+{
+	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+}
+static inline void pool_add(uint32_t *counter, int n)
+{
+	__atomic_store_n(counter, *counter + (uint32_t)n, __ATOMIC_RELAXED);
+}
+/* A request adds to what may be retried. */
+void pool_add_credit(struct upstream_pool *pool, unsigned budget_percent);
 void pool_close_idle(struct upstream_pool *pool);
 /* After a count of this pool has fallen: lets go of the upstream if it is going away and nothing is left. */
 void pool_settle(struct upstream_pool *pool);

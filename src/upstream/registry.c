@@ -124,6 +124,7 @@ static struct upstream *make(struct upstreams *us)
 	memset(u, 0, bytes);
 	u->registry = us;
 	u->worker_cnt = us->worker_cnt;
+	atomic_init(&u->closing_cnt, us->worker_cnt);
 	list_init(&u->link);
 	for (unsigned i = 0; i < us->worker_cnt; i++) {
 		list_init(&u->pools[i].idle);
@@ -212,16 +213,25 @@ static void free_upstream(struct task *task)
 	destroy(u);
 }
 
-void registry_worker_let_go(struct upstream_pool *pool)
+void registry_hold(struct upstream *u)
 {
-	struct upstream *u = pool->upstream;
-	SP_ASSERT(pool->is_going && !pool->has_closed);
-	pool->has_closed = true;
+	(void)atomic_fetch_add_explicit(&u->closing_cnt, 1, memory_order_relaxed);
+}
+
+void registry_release(struct upstream *u)
+{
 	struct loop *control_loop = u->registry->control_loop;
 	if (atomic_fetch_sub_explicit(&u->closing_cnt, 1, memory_order_acq_rel) == 1) {
 		u->free_task.run = free_upstream;
 		loop_post(control_loop, &u->free_task);
 	}
+}
+
+void registry_worker_let_go(struct upstream_pool *pool)
+{
+	SP_ASSERT(pool->is_going && !pool->has_closed);
+	pool->has_closed = true;
+	registry_release(pool->upstream);
 }
 
 static void close_on_worker(struct task *task)
@@ -249,7 +259,6 @@ void registry_put(struct upstreams *us, struct upstream *u)
 		return;
 	}
 	/* No request holds it by a generation any more; connections and tickets may. */
-	atomic_store_explicit(&u->closing_cnt, us->worker_cnt, memory_order_relaxed);
 	for (unsigned i = 0; i < us->worker_cnt; i++) {
 		u->pools[i].close_task.run = close_on_worker;
 		loop_post(us->loops[i], &u->pools[i].close_task);
