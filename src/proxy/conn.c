@@ -1,27 +1,30 @@
 /* One client connection.
  *
- * state      step            waits for                        leaves to
- * HELLO      step_hello      a ClientHello, timeouts.header   HANDSHAKE | CLOSED
- * HANDSHAKE  step_handshake  OpenSSL, timeouts.header         HTTP | CLOSED
- * HTTP       step_http       exchanges, one after another     LINGER | CLOSED
- * LINGER     step_linger     the client's end, 64 KiB or 1 s  CLOSED
+ * state      step                 waits for                            leaves to
+ * PROXY      conn_step_proxy      a PROXY header, timeouts.hello       HELLO | HTTP | TUNNEL | CLOSED
+ * HELLO      conn_step_hello      a ClientHello, timeouts.hello        HANDSHAKE | TUNNEL | LINGER | CLOSED
+ * HANDSHAKE  conn_step_handshake  OpenSSL, timeouts.header             HTTP | TUNNEL | LINGER | CLOSED
+ * HTTP       step_http            exchanges, one after another         TUNNEL (101) | LINGER | CLOSED
+ * TUNNEL     step_tunnel          bytes either way, tunnel_idle, _max  LINGER | CLOSED
+ * LINGER     step_linger          the client's end, 1 MiB or 1 s       CLOSED
  *
- * A plain connection starts in HTTP. Events only mark what is possible and call conn_run, the one
- * driver. */
+ * What the listener takes says where a connection starts (accept.c, conn_begin); the steps of PROXY are in
+ * proxy_in.c, those of HELLO and HANDSHAKE in handshake.c. Invariants: exchange is NULL but in HTTP, tunnel but in
+ * TUNNEL; generation is pinned only in HANDSHAKE, for a tunnel behind TLS. Events only mark what is possible and
+ * call conn_run, the one driver. conn_close gives back whatever is held, in whatever state, and counts the one
+ * reason that conn->end has by then. */
+#include "conn.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "proxy.h"
-#include "smartproxy/fault.h"
-#include "smartproxy/text.h"
-
 #define REQUESTS_A_RUN 64
 
-static void set_state(struct conn *conn, enum conn_state state)
+void conn_set_state(struct conn *conn, enum conn_state state)
 {
-	SP_ASSERT(state > conn->state); /* a connection only goes forward */
+	SP_ASSERT(state > conn->state);
 	conn->state = state;
 }
 
@@ -34,26 +37,70 @@ static void free_conn(struct task *task)
 		free(conn);
 }
 
+void conn_unpin(struct conn *conn)
+{
+	if (conn->generation != NULL)
+		generation_unpin(conn->generation, conn->worker->ix);
+	conn->generation = NULL;
+	conn->route = NULL;
+}
+
+static void leave_limits(struct conn *conn)
+{
+	struct limits *limits = conn->worker->limits;
+	if (conn->route_counter != NULL)
+		limit_counter_leave(conn->route_counter);
+	if (conn->is_ip_counted)
+		limits_leave_address(limits, &conn->client, conn->ipv6_prefix);
+	limits_leave(limits);
+	conn->route_counter = NULL;
+	conn->is_ip_counted = false;
+}
+
+/* What it carries ends first, and says why. */
+static void drop_load(struct conn *conn)
+{
+	enum exchange_end end = conn->end == EXCHANGE_END_SHUTDOWN ? EXCHANGE_END_SHUTDOWN
+								   : EXCHANGE_END_CLIENT_GONE;
+	if (conn->exchange != NULL)
+		exchange_drop(conn->exchange, end);
+	if (conn->tunnel != NULL)
+		tunnel_drop(conn->tunnel, end);
+}
+
 void conn_close(struct conn *conn)
 {
 	if (conn->state == CONN_CLOSED)
 		return;
 	struct worker *w = conn->worker;
-	if (conn->exchange != NULL)
-		exchange_drop(conn->exchange, EXCHANGE_END_CLIENT_GONE);
-	set_state(conn, CONN_CLOSED);
+	drop_load(conn);
+	SP_ASSERT(conn->end < EXCHANGE_END_CNT);
+	stat_add(&w->stats.conn_ends[conn->end], 1);
+	conn_set_state(conn, CONN_CLOSED);
 	int fd = conn->io.fd;
 	loop_timer_disarm(w->loop, &conn->timer);
 	loop_remove(w->loop, &conn->io);
 	tls_conn_free(conn->tls);
 	conn->tls = NULL;
 	(void)close(fd);
+	conn_unpin(conn);
+	leave_limits(conn);
 	buf_release(&conn->in, &w->bufs);
+	free(conn->proxy);
+	conn->proxy = NULL;
 	list_remove(&conn->link);
 	__atomic_store_n(&w->stats.connections_open, w->stats.connections_open - 1,
 			 __ATOMIC_RELAXED);
 	conn->free_task.run = free_conn;
 	loop_defer(w->loop, &conn->free_task);
+}
+
+void conn_close_for(struct conn *conn, enum exchange_end end)
+{
+	if (conn->state == CONN_CLOSED)
+		return;
+	conn->end = end;
+	conn_close(conn);
 }
 
 static void run_posted(struct task *task)
@@ -108,7 +155,7 @@ enum step conn_recv(struct conn *conn, void *dst, size_t cap, size_t *ret_len)
 	else if (step == STEP_EOF)
 		conn->has_eof = true;
 	else if (step == STEP_DONE)
-		stat_add(&conn->worker->stats.client_bytes_in, *ret_len);
+		conn_count_in(conn, *ret_len);
 	return step;
 }
 
@@ -132,153 +179,8 @@ enum step conn_send(struct conn *conn, const void *src, size_t len, size_t *ret_
 	if (step == STEP_WRITE)
 		conn->is_writable = false;
 	else if (step == STEP_DONE)
-		stat_add(&conn->worker->stats.client_bytes_out, *ret_len);
+		conn_count_out(conn, *ret_len);
 	return step;
-}
-
-/* ---- TLS ---- */
-
-/* A fatal alert in a record of its own (RFC 8446, 6.2), before OpenSSL has taken over. */
-static void refuse_hello(struct conn *conn, uint8_t description)
-{
-	const uint8_t alert[7] = { 21, 3, 1, 0, 2, 2, description };
-	(void)send(conn->io.fd, alert, sizeof(alert), MSG_NOSIGNAL);
-	stat_add(&conn->worker->stats.tls_failures, 1);
-	conn_close(conn);
-}
-
-#define ALERT_DECODE_ERROR      50
-#define ALERT_INTERNAL_ERROR    80
-#define ALERT_UNRECOGNIZED_NAME 112
-
-/* One decision: the slot of this name, and its certificate with a reference. */
-static struct tls_cert *choose_certificate(struct conn *conn, const struct wire_hello *hello)
-{
-	sp_rcu_enter();
-	const struct generation *g = generation_current();
-	struct tls_cert *cert = NULL;
-	struct tls_slot *slot = route_find_slot(g->routes, conn->port, hello->sni, hello->sni_len);
-	if (slot != NULL) {
-		cert = tls_slot_cert_get(slot);
-		conn->slot_hash = tls_slot_hash(slot);
-	}
-	sp_rcu_leave();
-	return cert;
-}
-
-static void start_tls(struct conn *conn, const struct wire_hello *hello)
-{
-	struct worker *w = conn->worker;
-	struct tls_cert *cert = choose_certificate(conn, hello);
-	if (cert == NULL) {
-		log_debug("proxy", "handshake refused conn=%llu sni=%s: no certificate yet",
-			  (unsigned long long)conn->id, hello->sni_len > 0 ? hello->sni : "-");
-		refuse_hello(conn, ALERT_UNRECOGNIZED_NAME);
-		return;
-	}
-	conn->has_sni = hello->sni_len > 0;
-	enum err e = tls_conn_new(w->tls, conn->io.fd, cert, conn->slot_hash, &conn->tls);
-	tls_cert_put(cert);
-	if (e == ERR_OK)
-		e = tls_conn_feed(conn->tls, buf_at(&conn->in), buf_len(&conn->in));
-	if (e != ERR_OK) {
-		refuse_hello(conn, ALERT_INTERNAL_ERROR);
-		return;
-	}
-	buf_release(&conn->in, &w->bufs);
-	conn->scan.head = (struct wire_h1_scan){ 0 };
-	set_state(conn, CONN_HANDSHAKE);
-}
-
-static const char plain_on_tls[] =
-	"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 47\r\n"
-	"Connection: close\r\n\r\nThis port takes HTTPS: the request was not TLS.\n";
-
-static void refuse_plain(struct conn *conn)
-{
-	const char *data = buf_at(&conn->in);
-	if (buf_len(&conn->in) > 0 && data[0] >= 'A' && data[0] <= 'Z') {
-		(void)send(conn->io.fd, plain_on_tls, sizeof(plain_on_tls) - 1, MSG_NOSIGNAL);
-		stat_add(&conn->worker->stats.tls_failures, 1);
-		conn_linger(conn);
-		return;
-	}
-	refuse_hello(conn, ALERT_DECODE_ERROR);
-}
-
-/* True: go on at once; false: wait, or closed. */
-static bool step_hello(struct conn *conn)
-{
-	struct worker *w = conn->worker;
-	for (;;) {
-		struct wire_hello hello;
-		enum wire_hello_reason reason = WIRE_HELLO_OK;
-		enum wire_step found = WIRE_MORE;
-		if (buf_len(&conn->in) > 0 &&
-		    wire_hello_is_ready(&conn->scan.hello, (const uint8_t *)buf_at(&conn->in),
-					buf_len(&conn->in)))
-			found = wire_hello_parse((const uint8_t *)buf_at(&conn->in),
-						 buf_len(&conn->in), &hello, &reason);
-		if (found == WIRE_DONE) {
-			start_tls(conn, &hello);
-			return conn->state == CONN_HANDSHAKE;
-		}
-		if (found == WIRE_FAIL && reason == WIRE_HELLO_NOT_TLS) {
-			refuse_plain(conn);
-			return false;
-		}
-		if (found == WIRE_FAIL) {
-			refuse_hello(conn, ALERT_DECODE_ERROR);
-			return false;
-		}
-		if (!buf_reserve(&conn->in, &w->bufs) && !buf_grow(&conn->in, &w->bufs)) {
-			conn_close(conn);
-			return false;
-		}
-		if (buf_space(&conn->in) == 0) {
-			refuse_hello(conn, ALERT_DECODE_ERROR);
-			return false;
-		}
-		size_t len = 0;
-		enum step step = conn_recv(conn, buf_tail(&conn->in), buf_space(&conn->in), &len);
-		if (step == STEP_READ) {
-			buf_release_if_empty(&conn->in, &w->bufs);
-			return false;
-		}
-		if (step != STEP_DONE) {
-			conn_close(conn);
-			return false;
-		}
-		conn->in.end += (uint32_t)len;
-	}
-}
-
-static bool step_handshake(struct conn *conn)
-{
-	struct worker *w = conn->worker;
-	enum step step = tls_conn_handshake(conn->tls);
-	if (step == STEP_READ || step == STEP_WRITE) {
-		conn->is_readable &= step != STEP_READ;
-		conn->is_writable &= step != STEP_WRITE;
-		return false;
-	}
-	if (step != STEP_DONE) {
-		stat_add(&w->stats.tls_failures, 1);
-		log_debug("proxy", "handshake failed conn=%llu: %s", (unsigned long long)conn->id,
-			  tls_conn_error(conn->tls));
-		conn_close(conn);
-		return false;
-	}
-	struct tls_conn_info info;
-	tls_conn_info(conn->tls, &info);
-	conn->tls_version = info.version[strlen(info.version) - 1] == '3' ? 13 : 12;
-	stat_add(&w->stats.tls_handshakes, 1);
-	stat_add(&w->stats.tls_resumed, info.is_resumed);
-	conn->is_readable =
-		true; /* application data may have come with the handshake's last flight */
-	set_state(conn, CONN_HTTP);
-	conn_arm_timer(conn, loop_now_ms(w->loop) + w->settings.header_ms);
-	return true;
 }
 
 /* ---- HTTP ---- */
@@ -291,7 +193,7 @@ static bool read_first(struct conn *conn)
 	if (!conn->is_readable)
 		return false;
 	if (!buf_reserve(&conn->in, &conn->worker->bufs)) {
-		conn_close(conn);
+		conn_close_for(conn, EXCHANGE_END_NO_MEMORY);
 		return false;
 	}
 	size_t len = 0;
@@ -302,7 +204,7 @@ static bool read_first(struct conn *conn)
 	}
 	buf_release(&conn->in, &conn->worker->bufs);
 	if (step == STEP_EOF || step == STEP_FAIL)
-		conn_close(conn);
+		conn_close_for(conn, EXCHANGE_END_CLOSED);
 	return false;
 }
 
@@ -314,13 +216,20 @@ static bool step_http(struct conn *conn)
 			return false;
 		conn->exchange = exchange_new(conn);
 		if (conn->exchange == NULL) {
-			conn_close(conn);
+			conn_close_for(conn, EXCHANGE_END_NO_MEMORY);
 			return false;
 		}
+		conn->end = EXCHANGE_END_CNT;
 	}
 	exchange_run(conn->exchange);
 	return conn->state == CONN_HTTP && conn->exchange == NULL &&
 	       (buf_len(&conn->in) > 0 || conn->is_readable);
+}
+
+static bool step_tunnel(struct conn *conn)
+{
+	tunnel_run(conn->tunnel);
+	return false;
 }
 
 /* ---- the end ---- */
@@ -329,6 +238,10 @@ void conn_linger(struct conn *conn)
 {
 	if (conn->state >= CONN_LINGER)
 		return;
+	bool is_fine = conn->end == EXCHANGE_END_CNT || conn->end == EXCHANGE_END_DONE ||
+		       conn->end == EXCHANGE_END_LOCAL;
+	if (is_fine && conn->state == CONN_HTTP)
+		conn->end = EXCHANGE_END_ANSWERED;
 	if (conn->tls != NULL)
 		(void)tls_conn_close_notify(conn->tls);
 	(void)shutdown(conn->io.fd, SHUT_WR);
@@ -337,7 +250,8 @@ void conn_linger(struct conn *conn)
 		return;
 	}
 	buf_release(&conn->in, &conn->worker->bufs);
-	set_state(conn, CONN_LINGER);
+	conn_unpin(conn);
+	conn_set_state(conn, CONN_LINGER);
 	conn_arm_timer(conn, loop_now_ms(conn->worker->loop) + LINGER_MS);
 	conn->is_readable = true;
 	conn_post(conn);
@@ -369,9 +283,11 @@ static bool step_linger(struct conn *conn)
 void conn_run(struct conn *conn)
 {
 	static bool (*const steps[])(struct conn * conn) = {
-		[CONN_HELLO] = step_hello,
-		[CONN_HANDSHAKE] = step_handshake,
+		[CONN_PROXY] = conn_step_proxy,
+		[CONN_HELLO] = conn_step_hello,
+		[CONN_HANDSHAKE] = conn_step_handshake,
 		[CONN_HTTP] = step_http,
+		[CONN_TUNNEL] = step_tunnel,
 		[CONN_LINGER] = step_linger,
 	};
 	if (conn->is_running)
@@ -393,9 +309,10 @@ static void on_io(struct io *io, uint32_t events)
 	conn->is_readable |= (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
 	conn->is_writable |= (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0;
 	conn->has_hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
-	if ((events & (EPOLLHUP | EPOLLERR)) != 0 && conn->state == CONN_HTTP) {
+	conn->is_broken |= (events & (EPOLLHUP | EPOLLERR)) != 0;
+	if (conn->is_broken && conn->state == CONN_HTTP) {
 		/* Both directions are gone: nobody will read an answer. */
-		conn_close(conn);
+		conn_close_for(conn, EXCHANGE_END_CLOSED);
 		return;
 	}
 	conn_run(conn);
@@ -406,51 +323,53 @@ void conn_arm_timer(struct conn *conn, int64_t due_ms)
 	loop_timer_arm(conn->worker->loop, &conn->timer, due_ms);
 }
 
+static void time_out(struct conn *conn)
+{
+	switch (conn->state) {
+	case CONN_HELLO:
+	case CONN_HANDSHAKE:
+		stat_add(&conn->worker->stats.tls_failures, 1);
+		conn_close_for(conn, EXCHANGE_END_HELLO_TIMEOUT);
+		break;
+	case CONN_PROXY:
+		conn_close_for(conn, EXCHANGE_END_HELLO_TIMEOUT);
+		break;
+	case CONN_HTTP:
+		conn_close_for(conn, conn->request_cnt > 0 ? EXCHANGE_END_KEPT_IDLE
+							   : EXCHANGE_END_HEADER_TIMEOUT);
+		break;
+	default:
+		conn_close(conn);
+	}
+}
+
 static void on_timer(struct timer *timer)
 {
 	struct conn *conn = SP_CONTAINER_OF(timer, struct conn, timer);
-	if (conn->state == CONN_HTTP && conn->exchange != NULL) {
-		conn->is_running = true;
-		exchange_on_timer(conn->exchange);
-		conn->is_running = false;
-		if (conn->state == CONN_HTTP && conn->exchange == NULL)
-			conn_post(conn);
+	if (conn->exchange == NULL && conn->tunnel == NULL) {
+		time_out(conn);
 		return;
 	}
-	if (conn->state == CONN_HELLO || conn->state == CONN_HANDSHAKE)
-		stat_add(&conn->worker->stats.tls_failures, 1);
-	conn_close(conn);
+	conn->is_running = true;
+	if (conn->exchange != NULL)
+		exchange_on_timer(conn->exchange);
+	else
+		tunnel_on_timer(conn->tunnel);
+	conn->is_running = false;
+	if (conn->state == CONN_HTTP && conn->exchange == NULL)
+		conn_post(conn);
 }
 
-void conn_accept(struct worker *w, int fd, const struct addr *client, const struct addr *listen)
+bool conn_open(struct conn *conn)
 {
-	struct conn *conn = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*conn));
-	if (conn == NULL) {
-		(void)close(fd);
-		stat_add(&w->stats.connections_refused, 1);
-		return;
-	}
-	conn->worker = w;
-	conn->io = (struct io){ .fd = fd, .on_ready = on_io };
+	struct worker *w = conn->worker;
+	conn->io.on_ready = on_io;
 	conn->timer.on_due = on_timer;
-	conn->client = *client;
-	conn->listen = *listen;
-	conn->port = addr_port(listen);
-	conn->id = ++w->next_conn_id * 256 + w->ix;
-	conn->is_writable = true;
-	/* In most cases the first bytes are there already or come within the loop's next turn. */
-	conn->is_readable = true;
-	sp_rcu_enter();
-	bool is_tls = route_listener_is_tls(generation_current()->routes, &conn->listen);
-	sp_rcu_leave();
-	conn->state = is_tls ? CONN_HELLO : CONN_HTTP;
 	list_append(&w->conns, &conn->link);
 	stat_add(&w->stats.connections_accepted, 1);
 	stat_add(&w->stats.connections_open, 1);
-	if (loop_add(w->loop, &conn->io, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) != ERR_OK) {
-		conn_close(conn);
-		return;
-	}
-	conn_arm_timer(conn, loop_now_ms(w->loop) + w->settings.header_ms);
-	conn_run(conn);
+	if (loop_add(w->loop, &conn->io, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) == ERR_OK)
+		return true;
+	conn_close_for(conn, EXCHANGE_END_NO_MEMORY);
+	return false;
 }

@@ -109,6 +109,8 @@ static inline void stat_add(uint64_t *counter, uint64_t n)
 }
 /* "Mon, 23 Nov 2026 03:32:54 GMT" of now, refreshed once a second. */
 const char *worker_date(struct worker *w);
+/* Closes the pipes that are kept; none is lent. */
+void pipe_pool_fini(struct pipe_pool *pool);
 
 /* Looks at the published generation; cheap when it has not changed. */
 void worker_refresh_settings(struct worker *w);
@@ -369,6 +371,7 @@ struct conn {
 	uint32_t request_cnt;
 	bool is_readable, is_writable, has_hung_up, has_eof;
 	bool is_broken;  /* EPOLLHUP or EPOLLERR seen */
+	bool is_proxy_trusted; /* CONN_PROXY: a header is demanded; else one is refused */
 	bool is_running; /* inside conn_run: no re-entry */
 	bool is_posted;
 	bool is_left_to_post; /* closed and freed but for run_task, which frees it */

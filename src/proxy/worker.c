@@ -1,44 +1,17 @@
-/* Worker threads: start, listeners, drain, stop, sums. */
+/* One worker thread: its settings, its listeners, its end. */
 #include <errno.h>
-#include <pthread.h>
-#include <semaphore.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "proxy.h"
 #include "smartproxy/clock.h"
 #include "smartproxy/fault.h"
 #include "smartproxy/text.h"
+#include "workers.h"
 
-#define ACCEPTS_A_TURN   64
-#define ACCEPT_PAUSE_MS  100
-#define STOP_DEADLINE_MS 5000
-
-struct workers {
-	unsigned cnt;
-	struct upstreams *upstreams;
-	struct loop **loops;
-	struct worker *list[];
-};
-
-enum call_state { CALL_POSTED, CALL_TAKEN, CALL_WITHDRAWN };
-
-/* A call into a worker's thread that the control thread waits for. */
-struct call {
-	struct task task;
-	struct worker *worker;
-	void (*body)(struct worker *w, struct call *call);
-	struct listener_set *const *sets; /* the caller's */
-	size_t set_cnt;
-	enum err result;
-	struct batch *batch;
-	_Atomic(enum call_state) state;
-};
-
-/* ---- on the worker ---- */
+#define ACCEPTS_A_TURN  64
+#define ACCEPT_PAUSE_MS 100
 
 static const char *const days[] = { "Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat" };
 static const char *const months[] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun",
@@ -77,7 +50,16 @@ void worker_refresh_settings(struct worker *w)
 			.head_bytes = c->limits.head_bytes,
 			.field_cnt = c->limits.field_cnt,
 			.target_bytes = c->limits.target_bytes,
-			.connections = c->limits.connections,
+			.hello_ms = c->timeouts.hello_ms,
+			.tunnel_idle_ms = c->timeouts.tunnel_idle_ms,
+			.tunnel_max_ms = c->timeouts.tunnel_max_ms,
+			.limits = {
+				.connections = c->limits.connections,
+				.per_ip = c->limits.connections_per_ip,
+				.rate_per_ip = c->limits.connection_rate_per_ip,
+				.burst_per_ip = c->limits.connection_burst_per_ip,
+				.ipv6_prefix = c->limits.ipv6_prefix,
+			},
 			.body_bytes = c->limits.body_bytes,
 			.wants_access_log = c->log.access != NULL,
 			.is_access_json = c->log.format == LOG_FORMAT_JSON,
@@ -125,11 +107,6 @@ static bool accept_one(struct worker_listener *l)
 			pause_listener(l);
 		return errno == EINTR || errno == ECONNABORTED;
 	}
-	if (w->settings.connections > 0 && w->stats.connections_open >= w->settings.connections) {
-		(void)close(fd);
-		stat_add(&w->stats.connections_refused, 1);
-		return true;
-	}
 	struct addr client;
 	addr_from_sockaddr(&ss, &client);
 	conn_accept(w, fd, &client, &l->addr);
@@ -158,7 +135,7 @@ static struct worker_listener *find_listener(struct worker *w, uint64_t set_id)
 	return NULL;
 }
 
-static void adopt(struct worker *w, struct call *call)
+void worker_adopt(struct worker *w, struct call *call)
 {
 	if (find_listener(w, call->sets[0]->id) != NULL)
 		return;
@@ -192,7 +169,7 @@ static void let_go(struct worker *w, struct worker_listener *l)
 	free(l);
 }
 
-static void release(struct worker *w, struct call *call)
+void worker_release(struct worker *w, struct call *call)
 {
 	for (size_t i = 0; i < call->set_cnt; i++) {
 		struct worker_listener *l = find_listener(w, call->sets[i]->id);
@@ -201,7 +178,7 @@ static void release(struct worker *w, struct call *call)
 	}
 }
 
-static void drain(struct worker *w, struct call *call)
+void worker_drain(struct worker *w, struct call *call)
 {
 	(void)call;
 	w->is_draining = true;
@@ -214,7 +191,7 @@ static void drain(struct worker *w, struct call *call)
 		conn->is_readable = true;
 		conn_run(conn);
 		if (conn->state == CONN_HTTP && conn->exchange == NULL && buf_len(&conn->in) == 0)
-			conn_close(conn);
+			conn_close_for(conn, EXCHANGE_END_SHUTDOWN);
 	}
 }
 
@@ -223,7 +200,7 @@ static void stop_loop(struct task *task)
 	loop_stop(SP_CONTAINER_OF(task, struct worker, stop_task)->loop);
 }
 
-static void end(struct worker *w, struct call *call)
+void worker_end(struct worker *w, struct call *call)
 {
 	(void)call;
 	while (!list_is_empty(&w->listeners)) {
@@ -236,9 +213,7 @@ static void end(struct worker *w, struct call *call)
 	}
 	while (!list_is_empty(&w->conns)) {
 		struct conn *conn = SP_CONTAINER_OF(w->conns.next, struct conn, link);
-		if (conn->exchange != NULL)
-			exchange_drop(conn->exchange, EXCHANGE_END_SHUTDOWN);
-		conn_close(conn);
+		conn_close_for(conn, EXCHANGE_END_SHUTDOWN);
 	}
 	upstream_worker_close_idle(&w->upstream, w->all->upstreams);
 	/* Behind what is already in the inbox: connections that were posted are freed by it. */
@@ -246,332 +221,10 @@ static void end(struct worker *w, struct call *call)
 	loop_post(w->loop, &w->stop_task);
 }
 
-static void run_worker(void *arg)
+void worker_run(void *arg)
 {
 	struct worker *w = arg;
 	log_thread_attach_ring(w->log_ring);
 	loop_run(w->loop);
 	log_thread_attach_ring(NULL);
-}
-
-/* ---- on control ---- */
-
-/* What one question to all workers needs; it outlives the one who asked when a worker does not
- * answer. */
-struct batch {
-	sem_t done;
-	atomic_uint ref_cnt; /* held by: each call until it has run, the one who asked */
-	struct call calls[];
-};
-
-static void put_batch(struct batch *batch)
-{
-	if (atomic_fetch_sub_explicit(&batch->ref_cnt, 1, memory_order_acq_rel) != 1)
-		return;
-	(void)sem_destroy(&batch->done);
-	free(batch);
-}
-
-/* False: somebody was there before. */
-static bool move_call(struct call *call, enum call_state state)
-{
-	enum call_state posted = CALL_POSTED;
-	return atomic_compare_exchange_strong_explicit(&call->state, &posted, state,
-						       memory_order_acq_rel, memory_order_relaxed);
-}
-
-static void run_call(struct task *task)
-{
-	struct call *call = SP_CONTAINER_OF(task, struct call, task);
-	struct batch *batch = call->batch;
-	if (move_call(call, CALL_TAKEN)) {
-		call->body(call->worker, call);
-		(void)sem_post(&batch->done);
-	}
-	put_batch(batch);
-}
-
-static struct batch *new_batch(const struct workers *ws)
-{
-	struct batch *batch = calloc(1, sizeof(*batch) + ws->cnt * sizeof(struct call));
-	if (batch == NULL)
-		return NULL;
-	(void)sem_init(&batch->done, 0, 0);
-	atomic_init(&batch->ref_cnt, ws->cnt + 1);
-	return batch;
-}
-
-/* One answer. By the monotonic clock, which nobody sets: sem_timedwait knows the wall clock alone,
- * so it is asked for short times. */
-static bool wait_answer(sem_t *done, int64_t deadline_ms)
-{
-	for (;;) {
-		struct timespec until;
-		(void)clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_nsec += 100 * 1000000L;
-		until.tv_sec += until.tv_nsec / 1000000000L;
-		until.tv_nsec %= 1000000000L;
-		if (sem_timedwait(done, &until) == 0)
-			return true;
-		if (errno != EINTR && clock_now_ms() >= deadline_ms)
-			return false;
-	}
-}
-
-/* What a worker has not begun it shall not begin later, when the caller's listeners are gone; what it
- * has begun it ends, and that is waited for. */
-static void withdraw(const struct workers *ws, struct batch *batch, unsigned done_cnt)
-{
-	unsigned taken_cnt = 0;
-	for (unsigned i = 0; i < ws->cnt; i++)
-		taken_cnt += !move_call(&batch->calls[i], CALL_WITHDRAWN);
-	while (done_cnt < taken_cnt)
-		done_cnt += wait_answer(&batch->done, INT64_MAX);
-}
-
-/* Runs body on every worker and waits. A worker that does not answer for seconds is a defect that the
- * log names; calls about listeners are then taken back, the others stay with it. */
-static enum err call_all(struct workers *ws, void (*body)(struct worker *w, struct call *call),
-			 struct listener_set *const *sets, size_t set_cnt, int64_t time_ms)
-{
-	struct batch *batch = new_batch(ws);
-	if (batch == NULL)
-		return ERR_NOMEM;
-	int64_t deadline_ms = clock_now_ms() + time_ms;
-	for (unsigned i = 0; i < ws->cnt; i++) {
-		batch->calls[i] = (struct call){
-			.task.run = run_call,
-			.worker = ws->list[i],
-			.body = body,
-			.sets = sets,
-			.set_cnt = set_cnt,
-			.batch = batch,
-		};
-		loop_post(ws->list[i]->loop, &batch->calls[i].task);
-	}
-	unsigned done_cnt = 0;
-	while (done_cnt < ws->cnt && wait_answer(&batch->done, deadline_ms))
-		done_cnt++;
-	enum err e = done_cnt == ws->cnt ? ERR_OK : ERR_TIMEOUT;
-	if (e != ERR_OK && set_cnt > 0)
-		withdraw(ws, batch, done_cnt);
-	if (e != ERR_OK)
-		log_error("proxy", "a worker has not answered for %lld ms", (long long)time_ms);
-	for (unsigned i = 0; i < ws->cnt && e == ERR_OK; i++)
-		e = batch->calls[i].result;
-	put_batch(batch);
-	return e;
-}
-
-static void free_worker(struct worker *w)
-{
-	if (w == NULL)
-		return;
-	exchanges_free(w);
-	tls_worker_free(w->tls);
-	loop_free(w->loop);
-	buf_pool_fini(&w->bufs);
-	arena_cache_fini(&w->arena_cache);
-	log_ring_free(w->log_ring);
-	log_ring_free(w->access_ring);
-	free(w);
-}
-
-static enum err new_worker(struct workers *ws, unsigned ix, const struct workers_options *options)
-{
-	struct worker *w = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*w));
-	if (w == NULL)
-		return ERR_NOMEM;
-	ws->list[ix] = w;
-	w->ix = ix;
-	w->all = ws;
-	w->challenges = options->challenges;
-	list_init(&w->conns);
-	list_init(&w->listeners);
-	list_init(&w->free_exchanges);
-	enum err e = loop_new(&w->loop);
-	if (e == ERR_OK)
-		e = log_ring_new(&w->log_ring);
-	if (e == ERR_OK)
-		e = log_ring_new(&w->access_ring);
-	if (e == ERR_OK)
-		e = tls_worker_new(&options->tls, &w->tls);
-	if (e != ERR_OK)
-		return e;
-	ws->loops[ix] = w->loop;
-	w->upstream = (struct upstream_worker){ .loop = w->loop, .ix = ix };
-	return ERR_OK;
-}
-
-static enum err start_threads(struct workers *ws, const struct workers_options *options)
-{
-	bool wants_pinning = options->wants_pinning && thread_cpu_cnt() >= ws->cnt;
-	for (unsigned i = 0; i < ws->cnt; i++) {
-		char name[16];
-		(void)text_format(name, sizeof(name), "worker-%u", i);
-		enum err e = thread_start_on(name, wants_pinning ? (int)i : -1, run_worker,
-					     ws->list[i], &ws->list[i]->thread);
-		if (e != ERR_OK)
-			return e;
-	}
-	return ERR_OK;
-}
-
-enum err workers_start(const struct workers_options *options, struct workers **ret_workers)
-{
-	struct workers *ws =
-		fault_hits(FAULT_MALLOC)
-			? NULL
-			: calloc(1, sizeof(*ws) + options->worker_cnt * sizeof(struct worker *));
-	if (ws == NULL)
-		return ERR_NOMEM;
-	ws->cnt = options->worker_cnt;
-	ws->upstreams = options->upstreams;
-	ws->loops = calloc(ws->cnt, sizeof(struct loop *));
-	enum err e = ws->loops == NULL ? ERR_NOMEM : ERR_OK;
-	for (unsigned i = 0; i < ws->cnt && e == ERR_OK; i++)
-		e = new_worker(ws, i, options);
-	if (e == ERR_OK)
-		e = start_threads(ws, options);
-	if (e != ERR_OK) {
-		workers_stop(ws);
-		return e;
-	}
-	upstreams_set_loops(ws->upstreams, ws->loops);
-	*ret_workers = ws;
-	return ERR_OK;
-}
-
-enum err workers_adopt(struct workers *ws, struct listener_set *set, int64_t time_ms)
-{
-	return call_all(ws, adopt, &set, 1, time_ms);
-}
-
-enum err workers_release(struct workers *ws, struct listener_set *const *sets, size_t cnt,
-			 int64_t time_ms)
-{
-	listeners_hush(sets, cnt);
-	enum err e = call_all(ws, release, sets, cnt, time_ms);
-	/* With the second answer each worker has also made the turn in which it looked at what it
-	 * accepted last, by the generation that is in force now. */
-	return e == ERR_OK ? call_all(ws, release, sets, cnt, time_ms) : e;
-}
-
-void workers_drain(struct workers *ws)
-{
-	(void)call_all(ws, drain, NULL, 0, STOP_DEADLINE_MS);
-}
-
-uint64_t workers_connection_cnt(const struct workers *ws)
-{
-	uint64_t sum = 0;
-	for (unsigned i = 0; i < ws->cnt; i++)
-		sum += __atomic_load_n(&ws->list[i]->stats.connections_open, __ATOMIC_RELAXED);
-	return sum;
-}
-
-static void post_end(struct workers *ws)
-{
-	bool has_threads = true;
-	for (unsigned i = 0; i < ws->cnt; i++)
-		has_threads &= ws->list[i] != NULL && ws->list[i]->thread != NULL;
-	if (has_threads) {
-		(void)call_all(ws, end, NULL, 0, STOP_DEADLINE_MS);
-		return;
-	}
-	/* The start failed half way: no worker has taken anything yet. */
-	for (unsigned i = 0; i < ws->cnt; i++) {
-		if (ws->list[i] != NULL && ws->list[i]->thread != NULL)
-			loop_stop(ws->list[i]->loop);
-	}
-}
-
-void workers_stop(struct workers *ws)
-{
-	if (ws == NULL)
-		return;
-	upstreams_set_loops(ws->upstreams, NULL);
-	post_end(ws);
-	for (unsigned i = 0; i < ws->cnt; i++) {
-		if (ws->list[i] == NULL)
-			continue;
-		thread_join(ws->list[i]->thread);
-		if (ws->list[i]->log_ring != NULL)
-			(void)log_ring_drain(ws->list[i]->log_ring);
-		free_worker(ws->list[i]);
-	}
-	free(ws->loops);
-	free(ws);
-}
-
-uint64_t workers_drain_logs(struct workers *ws)
-{
-	uint64_t dropped = 0;
-	for (unsigned i = 0; i < ws->cnt; i++)
-		dropped += log_ring_drain(ws->list[i]->log_ring);
-	return dropped;
-}
-
-uint64_t workers_drain_access(struct workers *ws, int fd)
-{
-	uint64_t dropped = 0;
-	for (unsigned i = 0; i < ws->cnt; i++)
-		dropped += log_ring_drain_to(ws->list[i]->access_ring, fd);
-	return dropped;
-}
-
-static void answer_ping(struct task *task)
-{
-	struct worker *w = SP_CONTAINER_OF(task, struct worker, ping_task);
-	__atomic_store_n(&w->is_ping_out, false, __ATOMIC_RELEASE);
-}
-
-int64_t workers_stall_ms(struct workers *ws, unsigned *ret_ix)
-{
-	int64_t now_ms = clock_now_ms();
-	int64_t worst_ms = 0;
-	for (unsigned i = 0; i < ws->cnt; i++) {
-		struct worker *w = ws->list[i];
-		if (!__atomic_load_n(&w->is_ping_out, __ATOMIC_ACQUIRE)) {
-			w->ping_ms = now_ms;
-			w->ping_task.run = answer_ping;
-			__atomic_store_n(&w->is_ping_out, true, __ATOMIC_RELAXED);
-			loop_post(w->loop, &w->ping_task);
-		} else if (now_ms - w->ping_ms > worst_ms) {
-			worst_ms = now_ms - w->ping_ms;
-			*ret_ix = i;
-		}
-	}
-	return worst_ms;
-}
-
-static const char *const end_names[] = {
-#define X(sym, name) name,
-	EXCHANGE_ENDS(X)
-#undef X
-};
-
-const char *exchange_end_name(enum exchange_end end)
-{
-	return (size_t)end < SP_ARRAY_LEN(end_names) ? end_names[end] : "unknown";
-}
-
-void workers_stats(const struct workers *ws, struct worker_stats *ret_stats)
-{
-	_Static_assert(sizeof(*ret_stats) % sizeof(uint64_t) == 0, "counters only");
-	uint64_t *sum = (uint64_t *)ret_stats;
-	*ret_stats = (struct worker_stats){ 0 };
-	for (unsigned i = 0; i < ws->cnt; i++) {
-		const struct worker *w = ws->list[i];
-		const uint64_t *own = (const uint64_t *)&w->stats;
-		for (size_t k = 0; k < sizeof(*ret_stats) / sizeof(uint64_t); k++)
-			sum[k] += __atomic_load_n(&own[k], __ATOMIC_RELAXED);
-		ret_stats->upstream_connects +=
-			__atomic_load_n(&w->upstream.connects, __ATOMIC_RELAXED);
-		ret_stats->upstream_reuses +=
-			__atomic_load_n(&w->upstream.reuses, __ATOMIC_RELAXED);
-		ret_stats->upstream_connect_failures +=
-			__atomic_load_n(&w->upstream.connect_failures, __ATOMIC_RELAXED);
-		ret_stats->buffers_used += __atomic_load_n(&w->bufs.used_cnt, __ATOMIC_RELAXED);
-	}
 }

@@ -1,0 +1,316 @@
+/* One direction of a tunnel: bytes, and then the end, from its source to its sink.
+ *
+ * It copies through a buffer of the pool until the flow is bulky (several reads in a row that filled the buffer)
+ * and both ends are plain sockets; then it goes by splice through a pipe, until little comes at a time. Flags of
+ * both sockets are sticky: only EAGAIN clears them. The pipe is filled when it is empty and emptied before it is
+ * filled again, so that EAGAIN on the way in always means the source and on the way out the sink. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include "conn.h"
+#include "tunnel.h"
+
+#define BULK_READS       2
+#define BULK_BYTES       (64 << 10)
+#define SPLICE_ROUND_CNT 4 /* rounds of PUMP_ROUNDS_MAX that one filling of a pipe counts for */
+
+/* ---- the two ends ---- */
+
+static int source_fd(const struct tunnel *t, const struct stream *s)
+{
+	return s->is_up ? t->conn->io.fd : t->to.up->io.fd;
+}
+
+static int sink_fd(const struct tunnel *t, const struct stream *s)
+{
+	return s->is_up ? t->to.up->io.fd : t->conn->io.fd;
+}
+
+static bool *readable(struct tunnel *t, const struct stream *s)
+{
+	return s->is_up ? &t->conn->is_readable : &t->to.up->is_readable;
+}
+
+static bool *writable(struct tunnel *t, const struct stream *s)
+{
+	return s->is_up ? &t->to.up->is_writable : &t->conn->is_writable;
+}
+
+static void count_target_in(struct tunnel *t, size_t len)
+{
+	t->conn->active_ms = loop_now_ms(t->conn->worker->loop);
+	stat_add(&t->conn->worker->stats.upstream_bytes_in, len);
+}
+
+static enum step read_source(struct tunnel *t, const struct stream *s, void *dst, size_t cap,
+			     size_t *ret_len)
+{
+	if (s->is_up)
+		return conn_recv(t->conn, dst, cap, ret_len);
+	if (!t->to.up->is_readable)
+		return STEP_READ;
+	enum step step = upstream_conn_read(t->to.up, dst, cap, ret_len);
+	if (step == STEP_DONE)
+		count_target_in(t, *ret_len);
+	return step;
+}
+
+/* What was handed on, once: payload, without the head of a 101. */
+static void count_sent(struct tunnel *t, struct stream *s, size_t len)
+{
+	struct worker_stats *stats = &t->conn->worker->stats;
+	size_t head = len < s->head_bytes ? len : s->head_bytes;
+	s->head_bytes -= (uint32_t)head;
+	s->sent_bytes += len;
+	stat_add(s->is_up ? &stats->tunnel_bytes_in : &stats->tunnel_bytes_out, len - head);
+	if (s->is_up) {
+		t->conn->active_ms = loop_now_ms(t->conn->worker->loop);
+		stat_add(&stats->upstream_bytes_out, len);
+	}
+}
+
+static enum step write_sink(struct tunnel *t, struct stream *s, const void *src, size_t len,
+			    size_t *ret_len)
+{
+	if (!s->is_up)
+		return conn_send(t->conn, src, len, ret_len);
+	if (!t->to.up->is_writable)
+		return STEP_WRITE;
+	return upstream_conn_write(t->to.up, src, len, ret_len);
+}
+
+/* The sink takes no more. Had it ended its own side before, what it still has for the other one is worth
+ * having; else this is a reset. */
+static enum stream_state fail_sink(struct tunnel *t, struct stream *s)
+{
+	s->has_failed = true;
+	bool has_hung_up = s->is_up ? t->to.up->has_hung_up : t->conn->has_hung_up;
+	stream_release(t, s);
+	return has_hung_up ? STREAM_ENDED : STREAM_SINK_RESET;
+}
+
+/* FIN, behind close_notify through TLS. */
+static enum stream_state pass_end(struct tunnel *t, struct stream *s)
+{
+	if (s->is_up) {
+		upstream_conn_shutdown(t->to.up);
+	} else {
+		struct conn *conn = t->conn;
+		if (conn->tls != NULL && tls_conn_close_notify(conn->tls) == STEP_WRITE) {
+			conn->is_writable = false;
+			return STREAM_WAITS;
+		}
+		(void)shutdown(conn->io.fd, SHUT_WR);
+	}
+	s->is_ended = true;
+	return STREAM_ENDED;
+}
+
+/* ---- by copying ---- */
+
+static void judge_bulk(struct tunnel *t, struct stream *s, bool is_full)
+{
+	s->full_cnt = !is_full ? 0 : s->full_cnt < BULK_READS ? s->full_cnt + 1 : BULK_READS;
+	if (s->full_cnt < BULK_READS || s->sent_bytes < BULK_BYTES || s->is_unspliceable ||
+	    t->conn->tls != NULL || t->to.up->tls != NULL)
+		return;
+	s->is_bulky = true;
+	s->run_bytes = 0;
+	stat_add(&t->conn->worker->stats.splices, 1);
+}
+
+/* STEP_DONE: the buffer has bytes. */
+static enum step fill(struct tunnel *t, struct stream *s)
+{
+	if (buf_len(&s->behind) > 0) {
+		buf_release(&s->buf, &t->conn->worker->bufs);
+		s->buf = s->behind;
+		s->behind = (struct buf){ 0 };
+		return STEP_DONE;
+	}
+	if (s->is_eof)
+		return STEP_EOF;
+	if (!*readable(t, s)) /* before a buffer is taken for nothing */
+		return STEP_READ;
+	if (!buf_reserve(&s->buf, &t->conn->worker->bufs))
+		return STEP_MORE;
+	size_t len = 0, space = buf_space(&s->buf);
+	enum step step = read_source(t, s, buf_tail(&s->buf), space, &len);
+	s->buf.end += (uint32_t)len;
+	s->is_eof = step == STEP_EOF;
+	if (step == STEP_DONE)
+		judge_bulk(t, s, len == space && len >= BUF_BYTES);
+	return step;
+}
+
+static enum step drain(struct tunnel *t, struct stream *s)
+{
+	while (buf_len(&s->buf) > 0) {
+		size_t len = 0;
+		enum step step = write_sink(t, s, buf_at(&s->buf), buf_len(&s->buf), &len);
+		if (step != STEP_DONE)
+			return step;
+		buf_consume(&s->buf, len);
+		count_sent(t, s, len);
+	}
+	return STEP_DONE;
+}
+
+/* BUSY: a round was made. */
+static enum stream_state copy(struct tunnel *t, struct stream *s)
+{
+	if (buf_len(&s->buf) == 0) {
+		enum step step = fill(t, s);
+		if (step == STEP_EOF)
+			return pass_end(t, s);
+		if (step == STEP_FAIL)
+			return STREAM_SOURCE_RESET;
+		if (step == STEP_MORE)
+			return STREAM_NO_MEMORY;
+		if (step != STEP_DONE)
+			return STREAM_WAITS;
+	}
+	enum step step = drain(t, s);
+	if (step == STEP_FAIL)
+		return fail_sink(t, s);
+	return step == STEP_DONE ? STREAM_BUSY : STREAM_WAITS;
+}
+
+/* ---- by splice ---- */
+
+static enum stream_state end_source(struct tunnel *t, struct stream *s)
+{
+	s->is_eof = true;
+	if (s->is_up)
+		t->conn->has_eof = true;
+	return pass_end(t, s);
+}
+
+/* BUSY: the pipe has bytes, or copying goes on instead. */
+static enum stream_state fill_pipe(struct tunnel *t, struct stream *s)
+{
+	if (s->is_eof)
+		return pass_end(t, s);
+	if (!*readable(t, s))
+		return STREAM_WAITS;
+	struct worker *w = t->conn->worker;
+	if (s->pipe == NULL)
+		s->pipe = pipe_take(&w->pipes, loop_now_ms(w->loop));
+	if (s->pipe == NULL) {
+		s->is_bulky = false;
+		s->full_cnt = 0;
+		return STREAM_BUSY;
+	}
+	ssize_t n = splice(source_fd(t, s), NULL, s->pipe->wr, NULL, s->pipe->cap_bytes,
+			   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	if (n > 0) {
+		s->piped_bytes = (uint32_t)n;
+		s->run_bytes += s->run_bytes < BULK_BYTES ? (uint32_t)n : 0;
+		if (s->is_up)
+			conn_count_in(t->conn, (size_t)n);
+		else
+			count_target_in(t, (size_t)n);
+		return STREAM_BUSY;
+	}
+	if (n == 0)
+		return end_source(t, s);
+	if (errno == EINTR)
+		return STREAM_BUSY;
+	if (errno == EAGAIN) {
+		*readable(t, s) = false;
+		s->is_bulky = s->run_bytes >= BUF_BYTES;
+		s->full_cnt = 0;
+		s->run_bytes = 0;
+		return STREAM_WAITS;
+	}
+	if (errno != EINVAL)
+		return STREAM_SOURCE_RESET;
+	s->is_bulky = false;
+	s->is_unspliceable = true;
+	return STREAM_BUSY;
+}
+
+static enum stream_state drain_pipe(struct tunnel *t, struct stream *s)
+{
+	while (s->piped_bytes > 0) {
+		if (!*writable(t, s))
+			return STREAM_WAITS;
+		ssize_t n = splice(s->pipe->rd, NULL, sink_fd(t, s), NULL, s->piped_bytes,
+				   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+		if (n > 0) {
+			s->piped_bytes -= (uint32_t)n;
+			count_sent(t, s, (size_t)n);
+			if (!s->is_up)
+				conn_count_out(t->conn, (size_t)n);
+		} else if (n < 0 && errno == EAGAIN) {
+			*writable(t, s) = false;
+		} else if (n == 0 || errno != EINTR) {
+			return fail_sink(t, s);
+		}
+	}
+	return STREAM_BUSY;
+}
+
+static enum stream_state splice_on(struct tunnel *t, struct stream *s)
+{
+	if (s->piped_bytes == 0) {
+		enum stream_state state = fill_pipe(t, s);
+		if (state != STREAM_BUSY || s->piped_bytes == 0)
+			return state;
+	}
+	return drain_pipe(t, s);
+}
+
+/* ---- both ---- */
+
+enum stream_state stream_pump(struct tunnel *t, struct stream *s)
+{
+	enum stream_state state = STREAM_BUSY;
+	for (int round = 0; round < PUMP_ROUNDS_MAX && state == STREAM_BUSY; round++) {
+		if (s->is_ended || s->has_failed)
+			return STREAM_ENDED;
+		bool wants_splice = s->piped_bytes > 0 || (s->is_bulky && buf_len(&s->buf) == 0 &&
+							   buf_len(&s->behind) == 0);
+		state = wants_splice ? splice_on(t, s) : copy(t, s);
+		round += wants_splice ? SPLICE_ROUND_CNT - 1 : 0;
+	}
+	buf_release_if_empty(&s->buf, &t->conn->worker->bufs);
+	if (s->piped_bytes == 0) {
+		pipe_give(&t->conn->worker->pipes, s->pipe);
+		s->pipe = NULL;
+	}
+	return state;
+}
+
+enum step stream_collect(struct tunnel *t, struct stream *s)
+{
+	struct buf_pool *bufs = &t->conn->worker->bufs;
+	while (!s->is_eof) {
+		if (!t->conn->is_readable)
+			return STEP_READ;
+		if (!buf_reserve(&s->buf, bufs))
+			return STEP_WRITE;
+		size_t len = 0;
+		enum step step = read_source(t, s, buf_tail(&s->buf), buf_space(&s->buf), &len);
+		s->buf.end += (uint32_t)len;
+		buf_release_if_empty(&s->buf, bufs);
+		s->is_eof = step == STEP_EOF;
+		if (step != STEP_DONE)
+			return step;
+	}
+	return STEP_EOF;
+}
+
+void stream_release(struct tunnel *t, struct stream *s)
+{
+	struct worker *w = t->conn->worker;
+	buf_release(&s->buf, &w->bufs);
+	buf_release(&s->behind, &w->bufs);
+	if (s->piped_bytes > 0)
+		pipe_drop(&w->pipes, s->pipe);
+	else
+		pipe_give(&w->pipes, s->pipe);
+	s->pipe = NULL;
+	s->piped_bytes = 0;
+}
