@@ -17,11 +17,11 @@
 struct limits;
 
 struct limit_settings {
-	uint32_t connections;   /* over all; 0: no limit */
-	uint32_t per_ip;        /* at once; 0: no limit */
-	uint32_t rate_per_ip;   /* new ones a second; 0: no limit */
-	uint32_t burst_per_ip;  /* at once before the rate counts; 0: as rate_per_ip */
-	unsigned ipv6_prefix;   /* bits that make one client, 1 to 128 */
+	uint32_t connections;  /* over all; 0: no limit */
+	uint32_t per_ip;       /* at once; 0: no limit */
+	uint32_t rate_per_ip;  /* new ones a second; 0: no limit */
+	uint32_t burst_per_ip; /* at once before the rate counts; 0: as rate_per_ip */
+	unsigned ipv6_prefix;  /* bits that make one client, 1 to 128 */
 };
 enum limit_verdict { LIMIT_OK, LIMIT_OVERALL, LIMIT_PER_IP, LIMIT_RATE, LIMIT_NO_MEMORY };
 
@@ -33,7 +33,8 @@ enum limit_verdict limits_enter(struct limits *limits, const struct limit_settin
 void limits_leave(struct limits *limits);
 /* One connection more of this client; its port does not matter. *ret_is_counted: limits_leave_address is
  * due (false when no limit per address is set: nothing is kept). */
-enum limit_verdict limits_enter_address(struct limits *limits, const struct limit_settings *settings,
+enum limit_verdict limits_enter_address(struct limits *limits,
+					const struct limit_settings *settings,
 					const struct addr *client, int64_t now_ms,
 					bool *ret_is_counted);
 /* With the prefix that it was entered with. */
@@ -41,6 +42,8 @@ void limits_leave_address(struct limits *limits, const struct addr *client, unsi
 uint64_t limits_connection_cnt(const struct limits *limits);
 /* Addresses in the table, for the metrics. */
 uint64_t limits_address_cnt(struct limits *limits);
+/* Addresses without a connection that are remembered at most. */
+uint64_t limits_bound(void);
 
 /* ---- one counter per route name, kept while a generation or a connection needs it ---- */
 struct limit_counter;
