@@ -71,6 +71,8 @@ enum move relay_failed(struct exchange *x)
 		return exchange_reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
 	}
 	exchange_report(x, UPSTREAM_FAILURE_CLOSED, "closed before its answer");
+	x->to.status = 502; /* what it is when nothing else is left to try */
+	x->to.end = EXCHANGE_END_UPSTREAM_GONE;
 	if (may_repeat && target_retry(&x->to))
 		return start_again(x);
 	return exchange_reply_with(x, 502, EXCHANGE_END_UPSTREAM_GONE);

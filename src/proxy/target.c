@@ -84,16 +84,15 @@ static void log_tls_failure(struct target *t, enum upstream_failure failure, con
 	if (w->tls_logged_ms > 0 && now_ms - w->tls_logged_ms < TLS_LOG_PAUSE_MS)
 		return;
 	w->tls_logged_ms = now_ms;
-	log_warn(
-		"proxy",
-		failure == UPSTREAM_FAILURE_VERIFY
-			? "target's certificate does not verify conn=%llu route=%s target=%s: %s; "
-			  "set "
-			  "tls.upstream.ca_file or server_name, or mend the target's certificate"
-			: "TLS with target failed conn=%llu route=%s target=%s: %s; does this port "
-			  "speak TLS 1.2 or 1.3?",
-		(unsigned long long)t->conn->id, t->route->config->name,
-		upstream_name(t->choice.upstream), why);
+	const char *what = "TLS with target failed";
+	const char *remedy = "does this port speak TLS 1.2 or 1.3?";
+	if (failure == UPSTREAM_FAILURE_VERIFY) {
+		what = "target's certificate does not verify";
+		remedy = "mend the certificate, or set ca_file or server_name in tls.upstream";
+	}
+	log_warn("proxy", "%s conn=%llu route=%s target=%s why=\"%s\": %s", what,
+		 (unsigned long long)t->conn->id, t->route->config->name,
+		 upstream_name(t->choice.upstream), why, remedy);
 }
 
 static void note_failure(struct target *t, enum upstream_failure failure, const char *why)

@@ -371,9 +371,9 @@ START_TEST(sticky_cookie)
 	char value[32] = "";
 	memcpy(value, cookie + 17, UPSTREAM_COOKIE_LEN);
 	ck_assert_uint_eq(strcspn(cookie + 17, ";"), UPSTREAM_COOKIE_LEN);
-	ck_assert_uint_eq(
-		strspn(cookie + 17 + UPSTREAM_COOKIE_LEN, "; Path=/; HttpOnly; SameSite=Lax"),
-		strlen("; Path=/; HttpOnly; SameSite=Lax"));
+	static const char attributes[] = "; Path=/; HttpOnly; SameSite=Lax\r\n";
+	ck_assert_int_eq(
+		strncmp(cookie + 17 + UPSTREAM_COOKIE_LEN, attributes, sizeof(attributes) - 1), 0);
 	static const char *const forms[] = { "Cookie: at=%s\r\n", "Cookie: x=1; at=%s; y=2\r\n",
 					     "Cookie: at=\"%s\"\r\n",
 					     "Cookie: x=1\r\nCookie: bat=2;at=%s\r\n" };
