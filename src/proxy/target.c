@@ -242,7 +242,10 @@ void target_report(struct target *t, enum upstream_failure failure, const char *
 
 bool target_retry(struct target *t)
 {
-	if (!upstream_may_retry(worker_of(t), t->route->group, &t->choice))
+	const struct upstream_group *group = t->route->group;
+	/* Nothing is taken from the budget for a try that there is no target for. */
+	if (t->choice.tried_cnt >= upstream_group_config(group)->target_cnt ||
+	    !upstream_may_retry(worker_of(t), group, &t->choice))
 		return false;
 	stat_add(&t->conn->worker->stats.upstream_retries, 1);
 	target_release(t, false);
