@@ -489,7 +489,8 @@ const char *rule_server(char *text)
 	ip[len] = '\0';
 	if (has_brackets)
 		strip_brackets(ip);
-	if (inet_pton(family_of(ip), ip, bytes) != 1)
+	int family = has_brackets ? AF_INET6 : family_of(ip);
+	if (inet_pton(family, ip, bytes) != 1)
 		return wanted;
 	if (!port)
 		memcpy(text, ip, strlen(ip) + 1);
