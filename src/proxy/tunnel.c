@@ -57,6 +57,7 @@ static void record(struct tunnel *t, enum exchange_end end)
 		.duration_ms = now_of(t) - (x == NULL ? t->start_ms : x->start_ms),
 		.bytes_in = t->up.sent_bytes,
 		.bytes_out = t->down.sent_bytes + (x == NULL ? 0 : x->to_client.sent_bytes),
+		.tries = t->to.choice.tried_cnt,
 	};
 	if (x == NULL)
 		access_log_record(&r);
@@ -104,6 +105,7 @@ static void reset(struct tunnel *t, bool is_client)
 {
 	struct conn *conn = t->conn;
 	set_reset(is_client ? t->to.up->io.fd : conn->io.fd);
+	t->to.up->has_hung_up = true; /* so that no close_notify makes a clean end of it */
 	end_tunnel(t, is_client ? EXCHANGE_END_CLIENT_GONE : EXCHANGE_END_UPSTREAM_GONE);
 	conn_close(conn);
 }
