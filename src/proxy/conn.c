@@ -75,7 +75,6 @@ void conn_close(struct conn *conn)
 	struct worker *w = conn->worker;
 	drop_load(conn);
 	SP_ASSERT(conn->end < EXCHANGE_END_CNT);
-	stat_add(&w->stats.conn_ends[conn->end], 1);
 	conn_set_state(conn, CONN_CLOSED);
 	int fd = conn->io.fd;
 	loop_timer_disarm(w->loop, &conn->timer);
@@ -91,6 +90,9 @@ void conn_close(struct conn *conn)
 	list_remove(&conn->link);
 	__atomic_store_n(&w->stats.connections_open, w->stats.connections_open - 1,
 			 __ATOMIC_RELAXED);
+	/* Last: whoever sees it finds the places given back. */
+	__atomic_store_n(&w->stats.conn_ends[conn->end], w->stats.conn_ends[conn->end] + 1,
+			 __ATOMIC_RELEASE);
 	conn->free_task.run = free_conn;
 	loop_defer(w->loop, &conn->free_task);
 }

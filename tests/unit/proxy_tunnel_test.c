@@ -349,11 +349,18 @@ START_TEST(bulk_at_once)
 }
 END_TEST
 
+/* Takes in little at a time, whatever it is. */
+static void serve_slowly(struct origin *o, struct side *s, unsigned nth)
+{
+	(void)o, (void)nth;
+	for (; side_fill(s) > 0; nap())
+		side_use(s, s->len);
+}
+
 /* A reset while bytes are in a pipe. */
 START_TEST(reset_in_bulk)
 {
-	start_tcp(serve_bulk_both, "", "");
-	quick = 64 << 10;
+	start_tcp(serve_slowly, "", "");
 	struct side *s = rig_connect(&rig);
 	static char block[1 << 20];
 	for (int i = 0; i < 8; i++)
@@ -369,8 +376,8 @@ static const struct {
 	const char *settings;
 	enum exchange_end end;
 } lives[] = {
-	{ "timeouts: { tunnel_idle = \"1s\"; };", EXCHANGE_END_TUNNEL_IDLE },
-	{ "timeouts: { tunnel_max = \"1s\"; };", EXCHANGE_END_TUNNEL_OVER },
+	{ "timeouts: { tunnel_idle = \"400ms\"; };", EXCHANGE_END_TUNNEL_IDLE },
+	{ "timeouts: { tunnel_max = \"400ms\"; };", EXCHANGE_END_TUNNEL_OVER },
 };
 
 START_TEST(life)
@@ -379,11 +386,11 @@ START_TEST(life)
 	struct side *s = rig_connect(&rig);
 	int64_t start_ms = clock_now_ms(), fed_ms = start_ms;
 	/* Bytes keep an idle one alive, and not one that is over. */
-	while (clock_now_ms() - start_ms < 1300 && side_puts(s, "x") && side_fill(s) > 0) {
+	while (clock_now_ms() - start_ms < 700 && side_puts(s, "x") && side_fill(s) > 0) {
 		fed_ms = clock_now_ms();
-		(void)poll(NULL, 0, 100);
+		(void)poll(NULL, 0, 20);
 	}
-	ck_assert((fed_ms - start_ms > 1000) == (_i == 0));
+	ck_assert((fed_ms - start_ms > 500) == (_i == 0));
 	ck_assert_int_ge(side_rest(s), 0); /* in good order */
 	await_end(lives[_i].end, 1);
 	side_free(s);
@@ -395,12 +402,13 @@ END_TEST
 START_TEST(outlives_http)
 {
 	start_tcp(serve_echo,
-		  "timeouts: { header = \"1s\"; idle = \"1s\"; response = \"1s\"; total = \"1s\"; "
-		  "hello = \"1s\"; };",
+		  "timeouts: { header = \"150ms\"; idle = \"150ms\"; response = \"150ms\"; total = "
+		  "\"150ms\"; "
+		  "hello = \"150ms\"; };",
 		  "");
 	struct side *s = rig_connect(&rig);
 	ck_assert(side_puts(s, "a") && gives(s, "a"));
-	(void)poll(NULL, 0, 2500);
+	(void)poll(NULL, 0, 500);
 	ck_assert(side_puts(s, "b") && gives(s, "b"));
 	side_free(s);
 	await_end(EXCHANGE_END_DONE, 1);
@@ -454,7 +462,7 @@ static const struct {
 	{ "", "", false, false, EXCHANGE_END_CLIENT_GONE, 3000 },
 	{ "", "select 1", false, false, EXCHANGE_END_CLIENT_GONE, 3000 },
 	{ "", "select 1", true, false, EXCHANGE_END_CLIENT_GONE, 500 },
-	{ "timeouts: { connect = \"1s\"; };", "x", false, true, EXCHANGE_END_CONNECT_TIMEOUT,
+	{ "timeouts: { connect = \"150ms\"; };", "x", false, true, EXCHANGE_END_CONNECT_TIMEOUT,
 	  3000 },
 };
 
@@ -924,7 +932,7 @@ START_TEST(websocket)
 {
 	origin_start(&origin, serve_websocket);
 	rig_forward(&rig, &origin,
-		    "timeouts: { idle = \"1s\"; response = \"1s\"; total = \"1s\"; };");
+		    "timeouts: { idle = \"150ms\"; response = \"150ms\"; total = \"150ms\"; };");
 	struct side *s = rig_connect(&rig);
 	struct message m;
 	ck_assert(side_puts(s, UPGRADE "hasty"));
@@ -932,7 +940,7 @@ START_TEST(websocket)
 	ck_assert_uint_eq(m.status, 101);
 	ck_assert(gives(s, "early"));
 	ck_assert(gives(s, "hasty"));
-	(void)poll(NULL, 0, 2500);
+	(void)poll(NULL, 0, 500);
 	ck_assert(side_puts(s, "late") && gives(s, "late"));
 	ck_assert_int_eq(shutdown(s->fd, SHUT_WR), 0);
 	ck_assert_int_eq(side_rest(s), 0);
