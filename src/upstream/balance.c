@@ -79,12 +79,6 @@ static bool is_held_back(const struct group_pick *p, uint16_t ix)
 	return share < 100 && rand_under(p->w, 100) >= share;
 }
 
-static uint32_t turn_of(const struct group_pick *p)
-{
-	struct group_cursor *cursor = &p->group->cursors[p->w->ix];
-	return cursor->at++ % p->order_len;
-}
-
 /* ---- p2c ---- */
 
 static uint16_t find_random(const struct group_pick *p, uint16_t other)
@@ -146,21 +140,39 @@ static uint16_t pick_in_turn(const struct group_pick *p)
 	return held_back;
 }
 
+static bool is_less(uint64_t load_a, uint64_t weight_a, uint64_t load_b, uint64_t weight_b)
+{
+	return load_a * weight_b < load_b * weight_a;
+}
+
 static uint16_t pick_least(const struct group_pick *p)
 {
-	uint32_t cnt = p->group->target_cnt, at = p->order[turn_of(p)];
 	uint16_t best = TARGET_NONE;
-	uint64_t best_load = 0, best_weight = 1;
-	for (uint32_t i = 0; i < cnt; i++, at = at + 1 == cnt ? 0 : at + 1) {
-		uint16_t ix = (uint16_t)at;
-		if (p->group->targets[ix].is_backup != p->is_backup || !pick_is_fit(p, ix))
+	uint64_t least = 0, weight = 1;
+	for (uint32_t i = 0; i < p->set_cnt; i++) {
+		uint16_t ix = p->set[i];
+		if (!pick_is_fit(p, ix))
 			continue;
-		uint64_t load = pick_load(p, ix), weight = weight_of(p, ix);
-		if (best == TARGET_NONE || load * best_weight < best_load * weight) {
-			best = ix;
-			best_load = load;
-			best_weight = weight;
-		}
+		uint64_t load = pick_load(p, ix), its_weight = weight_of(p, ix);
+		if (best != TARGET_NONE && !is_less(load, its_weight, least, weight))
+			continue;
+		best = ix;
+		least = load;
+		weight = its_weight;
+	}
+	if (best == TARGET_NONE)
+		return TARGET_NONE;
+	/* Whose turn it is of those that have no more than the best one. */
+	struct group_cursor *cursor = &p->group->cursors[p->w->ix];
+	uint32_t at = cursor->at % p->order_len;
+	for (uint32_t i = 0; i < p->order_len; i++) {
+		uint16_t ix = p->order[at];
+		at = at + 1 == p->order_len ? 0 : at + 1;
+		if (ix != best && (!pick_is_fit(p, ix) ||
+				   is_less(least, weight, pick_load(p, ix), weight_of(p, ix))))
+			continue;
+		cursor->at = at;
+		return ix;
 	}
 	return best;
 }

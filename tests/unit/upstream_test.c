@@ -1,35 +1,26 @@
-/* upstream: targets by identity and their pooled connections. The test's own thread is the worker
- * and the control thread in turn, each with a loop. */
-#include <check.h>
+/* upstream: connections to targets and their pools, groups by configuration, and how long targets live. The test's
+ * own thread is the worker, the control thread and the other end in turn. */
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "smartproxy/assert.h"
-#include "smartproxy/clock.h"
-#include "smartproxy/upstream.h"
+#include "tls_pair.h"
+#include "upstream_groups.h"
 
 #define PATIENCE_MS 5000
 
-static struct loop *worker_loop, *control_loop;
-static struct upstreams *upstreams;
-static struct upstream_worker worker;
+static struct upstream_worker *const worker = &workers[0];
+static struct model model;
 static struct upstream *target;
 static int listener;
 static uint16_t port;
 
-static struct addr loopback(uint16_t at)
-{
-	struct addr a;
-	ck_assert_int_eq(addr_parse("127.0.0.1", at, &a), ERR_OK);
-	return a;
-}
-
 static int bound_socket(uint16_t *ret_port)
 {
-	struct addr a = loopback(0);
+	struct addr a;
+	ck_assert_int_eq(addr_parse("127.0.0.1", 0, &a), ERR_OK);
 	socklen_t len = sizeof(a.v4);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	ck_assert_int_ge(fd, 0);
@@ -39,66 +30,56 @@ static int bound_socket(uint16_t *ret_port)
 	return fd;
 }
 
-static void set_up(void) SP_TSA(assert_capability(sp_control));
 static void set_up(void)
 {
-	sp_role_assume_control();
-	rcu_register_thread();
-	ck_assert_int_eq(loop_new(&worker_loop), ERR_OK);
-	ck_assert_int_eq(loop_new(&control_loop), ERR_OK);
-	ck_assert_int_eq(upstreams_new(1, control_loop, &upstreams), ERR_OK);
-	upstreams_set_loops(upstreams, &worker_loop);
-	worker = (struct upstream_worker){ .loop = worker_loop, .idle_max = 4, .idle_ms = 60000 };
+	set_up_workers(1);
 	listener = bound_socket(&port);
 	ck_assert_int_eq(listen(listener, 64), 0);
-	ck_assert_int_eq(upstream_get(upstreams, "127.0.0.1", port, &target, NULL), ERR_OK);
+	model_init(&model, CONFIG_BALANCE_P2C, 1);
+	model.targets[0].port = port;
+	make_group(&model);
+	target = target_at(&model, 0);
 }
 
-/* The workers end before the registry, the control loop after it. */
 static void tear_down(void)
 {
-	sp_role_assume_control();
-	upstream_worker_close_idle(&worker, upstreams);
-	upstreams_set_loops(upstreams, NULL);
-	loop_free(worker_loop);
-	upstreams_free(upstreams);
-	loop_free(control_loop);
+	if (model.group != NULL)
+		put_group(&model);
+	tear_down_workers();
 	(void)close(listener);
-	rcu_unregister_thread();
-}
-
-struct alarm {
-	struct timer timer;
-	struct loop *loop;
-};
-
-static void ring(struct timer *timer)
-{
-	loop_stop(SP_CONTAINER_OF(timer, struct alarm, timer)->loop);
-}
-
-static void run_ms(struct loop *loop, int64_t ms)
-{
-	struct alarm alarm = { .timer.on_due = ring, .loop = loop };
-	loop_timer_arm(loop, &alarm.timer, clock_now_ms() + ms);
-	loop_run(loop);
-	loop_timer_disarm(loop, &alarm.timer);
 }
 
 static void on_ready(struct upstream_conn *conn)
 {
-	(void)conn;
-	loop_stop(worker_loop);
+	loop_stop(conn->worker->loop);
+}
+
+static enum err try_open(struct upstream *u, const char *header, struct upstream_conn **ret_conn)
+{
+	struct upstream_target to = { .upstream = u,
+				      .client_port = port,
+				      .proxy_header = header,
+				      .proxy_header_len = header == NULL ? 0 : strlen(header),
+				      .alpn = "http/1.1" };
+	enum err e = upstream_conn_open(worker, &to, ret_conn);
+	if (e == ERR_OK)
+		(*ret_conn)->on_ready = on_ready;
+	return e;
+}
+
+static enum step wait_ready(struct upstream_conn *conn)
+{
+	enum step step;
+	while ((step = upstream_conn_check(conn)) == STEP_WRITE || step == STEP_READ)
+		loop_run(worker->loop);
+	return step;
 }
 
 static struct upstream_conn *open_one(void)
 {
 	struct upstream_conn *conn = NULL;
-	ck_assert_int_eq(upstream_conn_open(&worker, target, 0, &conn), ERR_OK);
-	conn->on_ready = on_ready;
-	while (upstream_conn_check(conn) == STEP_WRITE)
-		loop_run(worker_loop);
-	ck_assert_int_eq(upstream_conn_check(conn), STEP_DONE);
+	ck_assert_int_eq(try_open(target, NULL, &conn), ERR_OK);
+	ck_assert_int_eq(wait_ready(conn), STEP_DONE);
 	return conn;
 }
 
@@ -127,17 +108,17 @@ static bool is_open(int fd)
 START_TEST(pooled)
 {
 	set_up();
-	ck_assert_ptr_null(upstream_conn_take(&worker, target));
+	ck_assert_ptr_null(upstream_conn_take(worker, target, port));
 	struct upstream_conn *a = open_one(), *b = open_one();
 	ck_assert(!a->is_reused && a->upstream == target);
 	upstream_conn_park(a);
 	upstream_conn_park(b);
-	ck_assert_ptr_eq(upstream_conn_take(&worker, target), b); /* the warmest */
-	ck_assert_ptr_eq(upstream_conn_take(&worker, target), a);
-	ck_assert_ptr_null(upstream_conn_take(&worker, target));
+	ck_assert_ptr_eq(upstream_conn_take(worker, target, port), b); /* the warmest */
+	ck_assert_ptr_eq(upstream_conn_take(worker, target, port), a);
+	ck_assert_ptr_null(upstream_conn_take(worker, target, port));
 	ck_assert(a->is_reused && b->is_reused && a->on_ready == NULL && a->owner == NULL);
-	ck_assert_uint_eq(worker.connects, 2);
-	ck_assert_uint_eq(worker.reuses, 2);
+	ck_assert_uint_eq(worker->connects, 2);
+	ck_assert_uint_eq(worker->reuses, 2);
 	upstream_conn_close(a);
 	upstream_conn_close(a); /* harmless until the turn ends */
 	upstream_conn_close(b);
@@ -160,17 +141,17 @@ START_TEST(bytes_both_ways)
 	ck_assert_int_eq(recv(peer, text, sizeof(text), 0), 5);
 	ck_assert_int_eq(send(peer, "ok", 2, MSG_NOSIGNAL), 2);
 	while (!conn->is_readable)
-		loop_run(worker_loop);
+		loop_run(worker->loop);
 	ck_assert_int_eq(upstream_conn_read(conn, text, sizeof(text), &len), STEP_DONE);
 	ck_assert_uint_eq(len, 2);
 	ck_assert(!conn->is_readable); /* a short read emptied it */
 	(void)close(peer);
 	while (!conn->is_readable)
-		loop_run(worker_loop);
+		loop_run(worker->loop);
 	ck_assert(conn->has_hung_up);
 	ck_assert_int_eq(upstream_conn_read(conn, text, sizeof(text), &len), STEP_EOF);
 	upstream_conn_park(conn); /* hung up: closed instead */
-	ck_assert_ptr_null(upstream_conn_take(&worker, target));
+	ck_assert_ptr_null(upstream_conn_take(worker, target, port));
 	tear_down();
 }
 END_TEST
@@ -178,14 +159,14 @@ END_TEST
 START_TEST(idle_timeout)
 {
 	set_up();
-	worker.idle_ms = 20;
+	worker->idle_ms = 20;
 	upstream_conn_park(open_one());
 	int peer = accept_one();
 	ck_assert(is_open(peer));
 	for (int i = 0; i < 500 && is_open(peer); i++)
-		run_ms(worker_loop, 10);
+		run_ms(worker->loop, 10);
 	ck_assert(has_ended(peer));
-	ck_assert_ptr_null(upstream_conn_take(&worker, target));
+	ck_assert_ptr_null(upstream_conn_take(worker, target, port));
 	(void)close(peer);
 	tear_down();
 }
@@ -204,8 +185,8 @@ START_TEST(idle_event)
 		ck_assert_int_eq(send(peer, "x", 1, MSG_NOSIGNAL), 1);
 	else
 		(void)close(peer);
-	run_ms(worker_loop, 20);
-	ck_assert_ptr_null(upstream_conn_take(&worker, target));
+	run_ms(worker->loop, 20);
+	ck_assert_ptr_null(upstream_conn_take(worker, target, port));
 	if (_i == 2)
 		(void)close(peer);
 	tear_down();
@@ -222,13 +203,13 @@ START_TEST(not_quiet_when_parked)
 	size_t len = 0;
 	ck_assert_int_eq(send(peer, "xy", 2, MSG_NOSIGNAL), 2);
 	while (!conn->is_readable)
-		loop_run(worker_loop);
+		loop_run(worker->loop);
 	ck_assert_int_eq(upstream_conn_read(conn, &byte, 1, &len), STEP_DONE);
 	if (_i == 0) /* the rest is read as well: it may be kept */
 		ck_assert_int_eq(upstream_conn_read(conn, &byte, 1, &len), STEP_DONE);
 	upstream_conn_park(conn);
-	run_ms(worker_loop, 5);
-	struct upstream_conn *again = upstream_conn_take(&worker, target);
+	run_ms(worker->loop, 5);
+	struct upstream_conn *again = upstream_conn_take(worker, target, port);
 	ck_assert_ptr_eq(again, _i == 0 ? conn : NULL);
 	upstream_conn_close(again);
 	(void)close(peer);
@@ -239,7 +220,7 @@ END_TEST
 START_TEST(idle_limit)
 {
 	set_up();
-	worker.idle_max = 2;
+	worker->idle_max = 2;
 	struct upstream_conn *conns[3];
 	int peers[3];
 	for (int i = 0; i < 3; i++) {
@@ -250,10 +231,10 @@ START_TEST(idle_limit)
 		upstream_conn_park(conns[i]);
 	ck_assert(has_ended(peers[2]));
 	ck_assert(is_open(peers[0]) && is_open(peers[1]));
-	upstream_conn_close(upstream_conn_take(&worker, target));
+	upstream_conn_close(upstream_conn_take(worker, target, port));
 	upstream_conn_park(open_one()); /* there is room again */
 	for (int i = 0; i < 2; i++) {
-		conns[i] = upstream_conn_take(&worker, target);
+		conns[i] = upstream_conn_take(worker, target, port);
 		ck_assert_ptr_nonnull(conns[i]);
 		upstream_conn_close(conns[i]);
 	}
@@ -263,81 +244,389 @@ START_TEST(idle_limit)
 }
 END_TEST
 
+/* A target that keeps the client's port: its connections are apart by port. */
+START_TEST(preserved_port)
+{
+	set_up();
+	struct model other;
+	model_init(&other, CONFIG_BALANCE_P2C, 1);
+	other.targets[0].port = 0;
+	make_group(&other);
+	struct upstream *u = target_at(&other, 0);
+	struct upstream_conn *conn = NULL;
+	ck_assert_str_eq(upstream_name(u), "127.0.0.1");
+	ck_assert_uint_eq(upstream_port(u, 1234), 1234);
+	ck_assert_uint_eq(upstream_port(target, 1234), port);
+	ck_assert_int_eq(try_open(u, NULL, &conn), ERR_OK);
+	ck_assert_int_eq(wait_ready(conn), STEP_DONE);
+	ck_assert_uint_eq(conn->port, port);
+	upstream_conn_park(conn);
+	ck_assert_ptr_null(upstream_conn_take(worker, u, (uint16_t)(port + 1)));
+	ck_assert_ptr_eq(upstream_conn_take(worker, u, port), conn);
+	upstream_conn_close(conn);
+	put_group(&other);
+	tear_down();
+}
+END_TEST
+
+START_TEST(options)
+{
+	set_up();
+	struct upstream_conn *conn = open_one();
+	int value = 0;
+	socklen_t len = sizeof(value);
+	ck_assert_int_eq(getsockopt(conn->io.fd, SOL_SOCKET, SO_KEEPALIVE, &value, &len), 0);
+	ck_assert_int_ne(value, 0);
+	ck_assert_int_eq(getsockopt(conn->io.fd, IPPROTO_TCP, TCP_NODELAY, &value, &len), 0);
+	ck_assert_int_ne(value, 0);
+	ck_assert(fcntl(conn->io.fd, F_GETFD) & FD_CLOEXEC);
+	upstream_conn_close(conn);
+	tear_down();
+}
+END_TEST
+
+/* The PROXY header goes first, and its connection is one client's. */
+START_TEST(preface)
+{
+	set_up();
+	static const char header[] = "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n";
+	char text[64] = "";
+	size_t len = 0;
+	struct upstream_conn *conn = NULL;
+	ck_assert_int_eq(try_open(target, header, &conn), ERR_OK);
+	ck_assert_int_eq(wait_ready(conn), STEP_DONE);
+	ck_assert_ptr_null(conn->preface);
+	ck_assert_int_eq(upstream_conn_write(conn, "GET", 3, &len), STEP_DONE);
+	int peer = accept_one();
+	ck_assert_int_eq(recv(peer, text, sizeof(header) + 2, MSG_WAITALL), sizeof(header) + 2);
+	ck_assert_int_eq(memcmp(text, header, sizeof(header) - 1), 0);
+	ck_assert_int_eq(memcmp(text + sizeof(header) - 1, "GET", 3), 0);
+	upstream_conn_park(conn);
+	ck_assert_ptr_null(upstream_conn_take(worker, target, port));
+	ck_assert(has_ended(peer));
+	(void)close(peer);
+	tear_down();
+}
+END_TEST
+
+START_TEST(shut_down)
+{
+	set_up();
+	struct upstream_conn *conn = open_one();
+	int peer = accept_one();
+	char text[8];
+	size_t len = 0;
+	upstream_conn_shutdown(conn);
+	ck_assert(has_ended(peer));
+	ck_assert_int_eq(send(peer, "late", 4, MSG_NOSIGNAL), 4); /* the other way goes on */
+	while (!conn->is_readable)
+		loop_run(worker->loop);
+	ck_assert_int_eq(upstream_conn_read(conn, text, sizeof(text), &len), STEP_DONE);
+	ck_assert_uint_eq(len, 4);
+	upstream_conn_close(conn);
+	(void)close(peer);
+	tear_down();
+}
+END_TEST
+
 START_TEST(refused)
 {
 	set_up();
+	struct model other;
 	uint16_t closed;
-	struct upstream *nobody = NULL;
 	(void)close(bound_socket(&closed));
-	ck_assert_int_eq(upstream_get(upstreams, "127.0.0.1", closed, &nobody, NULL), ERR_OK);
+	model_init(&other, CONFIG_BALANCE_P2C, 1);
+	other.targets[0].port = closed;
+	make_group(&other);
 	struct upstream_conn *conn = NULL;
-	enum err e = upstream_conn_open(&worker, nobody, 0, &conn);
+	enum err e = try_open(target_at(&other, 0), NULL, &conn);
 	if (e == ERR_OK) {
-		conn->on_ready = on_ready;
-		enum step step;
-		while ((step = upstream_conn_check(conn)) == STEP_WRITE)
-			loop_run(worker_loop);
-		ck_assert_int_eq(step, STEP_FAIL);
-		upstream_conn_close(conn);
+		ck_assert_int_eq(wait_ready(conn), STEP_FAIL);
+		ck_assert_int_eq(upstream_conn_check(conn), STEP_FAIL); /* and stays so */
+		ck_assert_int_eq(conn->failure, UPSTREAM_FAILURE_REFUSED);
+		ck_assert_str_eq(conn->failure_text, "Connection refused");
+		upstream_conn_park(conn); /* nothing to keep */
+		ck_assert_ptr_null(upstream_conn_take(worker, target_at(&other, 0), closed));
 	} else {
 		ck_assert_int_eq(e, ERR_NETWORK);
 	}
-	ck_assert_uint_ge(worker.connect_failures, 1);
+	ck_assert_uint_eq(worker->connect_failures, 1);
+	put_group(&other);
 	tear_down();
 }
 END_TEST
 
-static const struct {
-	const char *host;
-	uint16_t port;
-	const char *name;
-} names[] = {
-	{ "127.0.0.1", 80, "127.0.0.1:80" },
-	{ "::1", 8080, "[::1]:8080" },
-	{ "[::1]", 8080, "[::1]:8080" },
-	{ "localhost", 1, "localhost:1" },
+/* A name that has no address (yet). */
+START_TEST(unresolved)
+{
+	set_up();
+	struct upstream_choice choice = { 0 };
+	struct upstream_conn *conn = NULL;
+	struct upstream_addrs *addrs = sp_rcu_swap(&target->addrs, NULL);
+	ck_assert_uint_eq(upstream_addr_cnt(target), 0);
+	ck_assert_int_eq(try_open(target, NULL, &conn), ERR_NOENT);
+	ck_assert_int_eq(upstream_choose(worker, model.group, &choice), ERR_NOENT);
+	free(addrs);
+	tear_down();
+}
+END_TEST
+
+/* ---- TLS ---- */
+
+struct server {
+	struct tls_worker *tls;
+	struct tls_cert *cert;
+	struct tls_conn *conn;
+	int fd;
+	char dir[64], ca_file[96];
 };
+static struct config_upstream_tls tls_config;
 
-START_TEST(identity)
+static void set_up_tls(struct server *s, bool is_trusted)
 {
+	struct text pem = { 0 }, why = { 0 };
 	set_up();
-	struct upstream *a = NULL, *b = NULL, *other = NULL;
-	struct text why = { 0 };
-	ck_assert_int_eq(upstream_get(upstreams, names[_i].host, names[_i].port, &a, &why), ERR_OK);
-	ck_assert_int_eq(upstream_get(upstreams, names[_i].host, names[_i].port, &b, &why), ERR_OK);
-	ck_assert_int_eq(upstream_get(upstreams, names[_i].host, 2, &other, &why), ERR_OK);
-	ck_assert_ptr_eq(a, b);
-	ck_assert_ptr_ne(a, other);
-	ck_assert_str_eq(upstream_name(a), names[_i].name);
-	ck_assert_uint_ge(upstream_addr_cnt(a), 1);
-	for (unsigned i = 0; i < upstream_addr_cnt(a); i++)
-		ck_assert_uint_eq(addr_port(upstream_addr(a, i)), names[_i].port);
-	upstream_put(upstreams, a);
-	ck_assert_str_eq(upstream_name(b), names[_i].name);
-	upstream_put(upstreams, b);
-	upstream_put(upstreams, other);
-	text_fini(&why);
+	put_group(&model);
+	sp_role_assume_control();
+	ck_assert_int_eq(tls_init(), ERR_OK);
+	struct made made =
+		make_cert(EVP_EC_gen("P-256"), "app.internal", "DNS:app.internal", NULL, 30);
+	s->cert = load(&made, 1);
+	ck_assert_int_eq(tls_worker_new(&defaults, &s->tls), ERR_OK);
+	if (!is_trusted) {
+		made_fini(&made);
+		made = make_cert(EVP_EC_gen("P-256"), "other", "DNS:app.internal", NULL, 30);
+	}
+	add_pem(&pem, &made, false);
+	made_fini(&made);
+	text_format(s->dir, sizeof(s->dir), "/tmp/upstream_test.XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(s->dir));
+	text_format(s->ca_file, sizeof(s->ca_file), "%s/ca.pem", s->dir);
+	int fd = open(s->ca_file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	ck_assert_int_eq(write(fd, pem.data, pem.len), (ssize_t)pem.len);
+	(void)close(fd);
+	text_fini(&pem);
+	tls_config = (struct config_upstream_tls){ .wants_verify = true,
+						   .ca_file = s->ca_file,
+						   .server_name = "app.internal" };
+	enum err e = upstream_group_get(upstreams, &model.config, &tls_config, &model.group, &why);
+	ck_assert_msg(e == ERR_OK, "%s", why.data == NULL ? err_name(e) : why.data);
+	target = target_at(&model, 0);
+}
+
+static void tear_down_tls(struct server *s)
+{
 	tear_down();
+	tls_conn_free(s->conn);
+	tls_worker_free(s->tls);
+	tls_cert_put(s->cert);
+	tls_fini();
+	(void)unlink(s->ca_file);
+	(void)rmdir(s->dir);
+}
+
+/* A connection of the worker and the server's end of it, as far as it comes. */
+static enum step shake(struct server *s, const char *header, struct upstream_conn **ret_conn)
+{
+	struct upstream_conn *conn = NULL;
+	enum step step, its_step = STEP_READ;
+	ck_assert_int_eq(try_open(target, header, &conn), ERR_OK);
+	s->fd = accept_one();
+	for (int left = header == NULL ? 0 : (int)strlen(header); left > 0;) {
+		char text[64];
+		while (upstream_conn_check(conn) == STEP_WRITE)
+			loop_run(worker->loop);
+		ssize_t n = recv(s->fd, text, (size_t)left, 0);
+		ck_assert_int_gt(n, 0);
+		ck_assert_int_eq(memcmp(header + strlen(header) - left, text, (size_t)n), 0);
+		left -= (int)n;
+	}
+	(void)fcntl(s->fd, F_SETFL, O_NONBLOCK);
+	ck_assert_int_eq(tls_conn_new(s->tls, s->fd, s->cert, 1, &s->conn), ERR_OK);
+	while ((step = upstream_conn_check(conn)) == STEP_READ || step == STEP_WRITE) {
+		if (its_step == STEP_READ || its_step == STEP_WRITE)
+			its_step = tls_conn_handshake(s->conn);
+		run_ms(worker->loop, 1);
+	}
+	for (int i = 0; i < 100 && step == STEP_DONE && its_step != STEP_DONE; i++)
+		its_step = tls_conn_handshake(s->conn);
+	*ret_conn = conn;
+	return step;
+}
+
+static void close_server(struct server *s)
+{
+	tls_conn_free(s->conn);
+	s->conn = NULL;
+	(void)close(s->fd);
+}
+
+static void exchange_bytes(struct server *s, struct upstream_conn *conn)
+{
+	char text[16];
+	size_t len = 0;
+	ck_assert_int_eq(upstream_conn_write(conn, "ping", 4, &len), STEP_DONE);
+	ck_assert_int_eq(tls_conn_read(s->conn, text, sizeof(text), &len), STEP_DONE);
+	ck_assert_int_eq(memcmp(text, "ping", 4), 0);
+	ck_assert_int_eq(tls_conn_write(s->conn, "pong!", 5, &len), STEP_DONE);
+	conn->is_readable = true;
+	ck_assert_int_eq(upstream_conn_read(conn, text, sizeof(text), &len), STEP_DONE);
+	ck_assert_uint_eq(len, 5);
+	ck_assert_int_eq(memcmp(text, "pong!", 5), 0);
+}
+
+/* Verified, with a PROXY header before it (_i == 1); the second one resumes the first one's session. */
+START_TEST(tls_ready)
+{
+	struct server s = { 0 };
+	struct upstream_conn *conn = NULL;
+	struct tls_conn_info info;
+	set_up_tls(&s, true);
+	for (int i = 0; i < 2; i++) {
+		enum step step = shake(&s, _i == 1 ? "PROXY UNKNOWN\r\n" : NULL, &conn);
+		ck_assert_msg(step == STEP_DONE, "%s", conn->failure_text);
+		ck_assert(conn->tls != NULL && conn->failure == UPSTREAM_FAILURE_NONE);
+		exchange_bytes(&s, conn);
+		tls_conn_info(conn->tls, &info);
+		ck_assert(info.is_resumed == (i == 1));
+		upstream_conn_shutdown(conn);
+		char byte;
+		size_t len = 0;
+		ck_assert_int_eq(tls_conn_read(s.conn, &byte, 1, &len), STEP_EOF);
+		upstream_conn_close(conn);
+		close_server(&s);
+	}
+	tear_down_tls(&s);
 }
 END_TEST
 
-START_TEST(unknown_name)
+START_TEST(tls_unverified)
 {
-	set_up();
-	struct upstream *u = NULL;
-	struct text why = { 0 };
-	ck_assert_int_eq(upstream_get(upstreams, "no-such-host.invalid", 80, &u, &why), ERR_NOENT);
-	ck_assert_ptr_null(u);
-	ck_assert_msg(strstr(why.data, "\"no-such-host.invalid\" cannot be resolved") != NULL, "%s",
-		      why.data);
-	text_fini(&why);
-	tear_down();
+	struct server s = { 0 };
+	struct upstream_conn *conn = NULL;
+	set_up_tls(&s, false);
+	ck_assert_int_eq(shake(&s, NULL, &conn), STEP_FAIL);
+	ck_assert_int_eq(conn->failure, UPSTREAM_FAILURE_VERIFY);
+	ck_assert_msg(strstr(conn->failure_text, "certificate") != NULL, "%s", conn->failure_text);
+	upstream_conn_close(conn);
+	ck_assert_uint_eq(worker->connect_failures, 1);
+	close_server(&s);
+	tear_down_tls(&s);
 }
 END_TEST
 
-/* A target that no generation wants any more: its idle connections are closed on the worker, then
- * it is freed on the control loop (_i == 0), or by the registry when the process ends before that
- * (_i == 1). */
+/* A target that does not speak TLS, or goes away within the handshake. */
+START_TEST(tls_broken)
+{
+	struct server s = { 0 };
+	struct upstream_conn *conn = NULL;
+	set_up_tls(&s, true);
+	ck_assert_int_eq(try_open(target, NULL, &conn), ERR_OK);
+	int peer = accept_one();
+	if (_i == 0)
+		ck_assert_int_gt(send(peer, "HTTP/1.1 400 No\r\n\r\n", 19, MSG_NOSIGNAL), 0);
+	else
+		(void)close(peer);
+	ck_assert_int_eq(wait_ready(conn), STEP_FAIL);
+	ck_assert_int_eq(conn->failure, UPSTREAM_FAILURE_TLS);
+	ck_assert_str_ne(conn->failure_text, "");
+	upstream_conn_close(conn);
+	if (_i == 0)
+		(void)close(peer);
+	tear_down_tls(&s);
+}
+END_TEST
+
+/* Idle over TLS: session tickets that come late are taken in and it stays (_i == 0); application data (1),
+ * close_notify (2) and an end (3) close it. */
+START_TEST(tls_idle)
+{
+	struct server s = { 0 };
+	struct upstream_conn *conn = NULL;
+	size_t len = 0;
+	set_up_tls(&s, true);
+	ck_assert_int_eq(shake(&s, NULL, &conn), STEP_DONE); /* tickets follow the handshake */
+	upstream_conn_park(conn);
+	run_ms(worker->loop, 5);
+	ck_assert_ptr_nonnull(target->pools[0].session.session);
+	if (_i == 1)
+		ck_assert_int_eq(tls_conn_write(s.conn, "x", 1, &len), STEP_DONE);
+	if (_i == 2)
+		ck_assert_int_eq(tls_conn_close_notify(s.conn), STEP_DONE);
+	if (_i == 3)
+		(void)shutdown(s.fd, SHUT_RDWR);
+	for (int i = 0; i < (_i == 0 ? 5 : 500) && target->pools[0].idle_cnt > 0; i++)
+		run_ms(worker->loop, 10);
+	struct upstream_conn *again = upstream_conn_take(worker, target, port);
+	ck_assert_ptr_eq(again, _i == 0 ? conn : NULL);
+	if (_i == 0)
+		exchange_bytes(&s, conn);
+	upstream_conn_close(again);
+	close_server(&s);
+	tear_down_tls(&s);
+}
+END_TEST
+
+/* ---- groups ---- */
+
+START_TEST(one_group)
+{
+	set_up();
+	struct upstream_group *again = NULL, *other = NULL, *plain = model.group;
+	static const struct config_upstream_tls tls = { .wants_verify = false };
+	static const struct config_upstream_tls same_tls = { .wants_verify = false };
+	struct model copy = model;
+	copy.config.targets = copy.targets;
+	sp_role_assume_control();
+	ck_assert_int_eq(tls_init(), ERR_OK);
+	ck_assert_int_eq(upstream_group_get(upstreams, &model.config, NULL, &again, NULL), ERR_OK);
+	ck_assert_ptr_eq(again, plain);
+	upstream_group_put(upstreams, again);
+	/* Over TLS it is another one, with other targets. */
+	ck_assert_int_eq(upstream_group_get(upstreams, &model.config, &tls, &other, NULL), ERR_OK);
+	ck_assert_int_eq(upstream_group_get(upstreams, &model.config, &same_tls, &again, NULL),
+			 ERR_OK);
+	ck_assert(other == again && other != plain &&
+		  other->targets[0].upstream != plain->targets[0].upstream);
+	upstream_group_put(upstreams, other);
+	upstream_group_put(upstreams, again);
+	/* The next configuration's has the same targets. */
+	make_group(&copy);
+	ck_assert_ptr_ne(copy.group, plain);
+	ck_assert_ptr_eq(target_at(&copy, 0), target);
+	ck_assert_str_eq(upstream_group_name(copy.group), "app");
+	ck_assert_ptr_eq(upstream_group_config(copy.group), &copy.config);
+	put_group(&copy);
+	tear_down();
+	tls_fini();
+}
+END_TEST
+
+/* One target cannot be had: nothing is left of the others. */
+START_TEST(group_fails)
+{
+	set_up();
+	static const struct config_upstream_tls tls = { .wants_verify = true,
+							.ca_file = "/nonexistent/ca.pem" };
+	struct upstream_group *group = NULL;
+	struct text why = { 0 };
+	sp_role_assume_control();
+	ck_assert_int_eq(tls_init(), ERR_OK);
+	ck_assert_int_ne(upstream_group_get(upstreams, &model.config, &tls, &group, &why), ERR_OK);
+	ck_assert_ptr_null(group);
+	ck_assert_ptr_nonnull(why.data);
+	ck_assert_msg(strstr(why.data, "/nonexistent/ca.pem") != NULL, "%s", why.data);
+	text_fini(&why);
+	ck_assert_uint_eq(target->ref_cnt, 1);
+	tear_down();
+	tls_fini();
+}
+END_TEST
+
+/* ---- life ---- */
+
+/* A target that no group has any more: its idle connections are closed on the worker, then it is freed on the
+ * control loop (_i == 0), or by the registry when the process ends before that (_i == 1). */
 START_TEST(put_closes_idle)
 {
 	set_up();
@@ -345,18 +634,39 @@ START_TEST(put_closes_idle)
 	upstream_conn_park(open_one());
 	int peers[2] = { accept_one(), accept_one() };
 	upstream_conn_park(busy);
-	upstream_put(upstreams, target);
+	put_group(&model);
 	ck_assert(is_open(peers[0]) && is_open(peers[1])); /* it is the worker's business */
-	run_ms(worker_loop, 5);
+	run_ms(worker->loop, 5);
 	ck_assert(has_ended(peers[0]) && has_ended(peers[1]));
 	if (_i == 0)
 		run_ms(control_loop, 5);
 	/* Wanted again: a new one, with an empty pool. */
-	struct upstream *again = NULL;
-	ck_assert_int_eq(upstream_get(upstreams, "127.0.0.1", port, &again, NULL), ERR_OK);
-	ck_assert_ptr_null(upstream_conn_take(&worker, again));
+	make_group(&model);
+	ck_assert_ptr_null(upstream_conn_take(worker, target_at(&model, 0), port));
 	(void)close(peers[0]);
 	(void)close(peers[1]);
+	tear_down();
+}
+END_TEST
+
+/* A connection in use goes on, is not parked any more, and keeps its target. */
+START_TEST(kept_by_connection)
+{
+	set_up();
+	struct upstream_conn *busy = open_one();
+	int peer = accept_one();
+	size_t len = 0;
+	put_group(&model);
+	run_ms(worker->loop, 5);
+	run_ms(control_loop, 5);
+	ck_assert(!list_is_empty(&upstreams->all));
+	ck_assert_int_eq(upstream_conn_write(busy, "hello", 5, &len), STEP_DONE);
+	upstream_conn_park(busy);
+	ck_assert_ptr_null(upstream_conn_take(worker, busy->upstream, port));
+	run_ms(worker->loop, 5);
+	run_ms(control_loop, 5);
+	ck_assert(list_is_empty(&upstreams->all));
+	(void)close(peer);
 	tear_down();
 }
 END_TEST
@@ -372,10 +682,20 @@ int main(void)
 	tcase_add_loop_test(tc, idle_event, 0, 3);
 	tcase_add_loop_test(tc, not_quiet_when_parked, 0, 2);
 	tcase_add_test(tc, idle_limit);
+	tcase_add_test(tc, preserved_port);
+	tcase_add_test(tc, options);
+	tcase_add_test(tc, preface);
+	tcase_add_test(tc, shut_down);
 	tcase_add_test(tc, refused);
-	tcase_add_loop_test(tc, identity, 0, SP_ARRAY_LEN(names));
-	tcase_add_test(tc, unknown_name);
+	tcase_add_test(tc, unresolved);
+	tcase_add_loop_test(tc, tls_ready, 0, 2);
+	tcase_add_test(tc, tls_unverified);
+	tcase_add_loop_test(tc, tls_broken, 0, 2);
+	tcase_add_loop_test(tc, tls_idle, 0, 4);
+	tcase_add_test(tc, one_group);
+	tcase_add_test(tc, group_fails);
 	tcase_add_loop_test(tc, put_closes_idle, 0, 2);
+	tcase_add_test(tc, kept_by_connection);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
