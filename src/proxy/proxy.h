@@ -66,7 +66,7 @@ struct pipe;
 struct pipe_pool {
 	struct pipe *free_list;
 	uint32_t free_cnt;
-	uint32_t cnt; /* open ones, lent ones included */
+	uint32_t cnt;     /* open ones, lent ones included */
 	int64_t retry_ms; /* not before: the last try to make one failed */
 };
 
@@ -98,7 +98,7 @@ struct worker {
 	char date_text[32];
 	struct worker_settings settings;
 	struct wire_field fields[WIRE_FIELDS_MAX]; /* scratch of the parser */
-	int64_t tls_logged_ms; /* last line about a target's TLS; at most one a second */
+	int64_t tls_logged_ms;     /* last line about a target's TLS; at most one a second */
 	struct worker_stats stats; /* written by this worker (relaxed), read by control */
 };
 
@@ -128,7 +128,7 @@ struct target {
 	bool wants_fresh; /* no pooled connection: tunnels, and a retry after a stale one */
 	const char *alpn; /* towards a TLS target */
 	const char *sni;  /* of a ClientHello passed through; NULL: none, or that of conn->tls */
-	unsigned addr_try_cnt; /* addresses of the chosen target that failed */
+	unsigned addr_try_cnt;                   /* addresses of the chosen target that failed */
 	void (*on_event)(struct target *target); /* something may go on: run again */
 	void *owner;
 	/* after STEP_FAIL */
@@ -254,7 +254,7 @@ struct exchange {
 	const struct route *route;
 
 	/* target */
-	struct target to; /* to.up: the connection, from CONNECT to FINISH */
+	struct target to;          /* to.up: the connection, from CONNECT to FINISH */
 	const char *upstream_name; /* of the last target tried; lives as long as the pin */
 	struct buf up_in;
 	struct wire_h1_scan up_scan;
@@ -341,7 +341,8 @@ struct conn {
 	struct list link;
 	struct worker *worker;
 	enum conn_state state;
-	struct addr client, peer, listen; /* peer: as the kernel says; client: after a PROXY header */
+	struct addr client, peer,
+		listen; /* peer: as the kernel says; client: after a PROXY header */
 	uint16_t port;
 	struct conn_proxy *proxy; /* owned; NULL: no PROXY header, or nothing in it */
 	/* A TCP route behind TLS: known before the handshake, pinned until the tunnel has it. */
@@ -370,9 +371,9 @@ struct conn {
 	struct exchange *exchange; /* NULL between requests */
 	uint32_t request_cnt;
 	bool is_readable, is_writable, has_hung_up, has_eof;
-	bool is_broken;  /* EPOLLHUP or EPOLLERR seen */
+	bool is_broken;        /* EPOLLHUP or EPOLLERR seen */
 	bool is_proxy_trusted; /* CONN_PROXY: a header is demanded; else one is refused */
-	bool is_running; /* inside conn_run: no re-entry */
+	bool is_running;       /* inside conn_run: no re-entry */
 	bool is_posted;
 	bool is_left_to_post; /* closed and freed but for run_task, which frees it */
 	struct timer timer;
