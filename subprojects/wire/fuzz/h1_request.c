@@ -13,6 +13,9 @@ static void check_request(const struct wire_h1_request *r)
 	CHECK(r->has_length ? r->content_length >= 0 : r->content_length == 0);
 	CHECK(r->minor >= 1 || !(r->is_chunked || r->wants_continue || r->wants_upgrade));
 	CHECK(r->minor == 0 || r->host.len > 0);
+	CHECK(r->websocket == WIRE_WEBSOCKET_NONE || r->wants_upgrade);
+	CHECK(r->websocket != WIRE_WEBSOCKET_OK ||
+	      (r->method == WIRE_METHOD_GET && !r->is_chunked && r->content_length == 0));
 	CHECK(r->host.len == 0 ||
 	      wire_host_normalise(r->host.at, r->host.len, host, &host_len, &port));
 	CHECK(r->target.len > 0 && r->target.len <= limits.target_bytes);
@@ -78,6 +81,7 @@ static void check_rewritten(const struct wire_h1_request *r, size_t head_len)
 	check_same_fields(r->fields, fields, r->field_cnt);
 	CHECK(r->wants_close == again.wants_close && r->wants_upgrade == again.wants_upgrade);
 	CHECK(r->accepts_trailers == again.accepts_trailers);
+	CHECK(r->websocket == again.websocket);
 	free(text.at);
 }
 

@@ -5,7 +5,7 @@
 #include "chars.h"
 #include "lines.h"
 
-#define LONGEST_NAME 19
+#define LONGEST_NAME 21
 
 /* Names by length; at most three share one. */
 static const struct known {
@@ -30,9 +30,11 @@ static const struct known {
 		 { "x-forwarded-port", WIRE_FIELD_X_FORWARDED_PORT },
 		 { "proxy-connection", WIRE_FIELD_PROXY_CONNECTION } },
 	[17] = { { "transfer-encoding", WIRE_FIELD_TRANSFER_ENCODING },
+		 { "sec-websocket-key", WIRE_FIELD_SEC_WEBSOCKET_KEY },
 		 { "x-forwarded-proto", WIRE_FIELD_X_FORWARDED_PROTO } },
 	[18] = { { "proxy-authenticate", WIRE_FIELD_PROXY_AUTHENTICATE } },
 	[19] = { { "proxy-authorization", WIRE_FIELD_PROXY_AUTHORIZATION } },
+	[21] = { { "sec-websocket-version", WIRE_FIELD_SEC_WEBSOCKET_VERSION } },
 };
 
 /* For tokens, | 0x20 folds case and makes no two other characters of a known name equal. */

@@ -27,7 +27,12 @@ struct wire_summary {
 	const struct wire_field *length;
 	const struct wire_field *coding;
 	const struct wire_field *expect;
+	const struct wire_field *websocket_key,
+		*websocket_version; /* the last, of websocket_*_cnt */
+	uint32_t websocket_key_cnt, websocket_version_cnt;
 	bool has_upgrade;
+	bool upgrades_to_websocket; /* one of the protocols in Upgrade */
+	bool upgrades_to_another;
 	bool says_close, says_keep_alive, says_upgrade; /* options in Connection */
 	bool accepts_trailers;
 	bool is_chunked;

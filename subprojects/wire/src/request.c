@@ -184,6 +184,49 @@ static enum wire_reason read_target(struct wire_h1_request *request)
 	return WIRE_OK;
 }
 
+/* 16 bytes in base64: 22 characters and "==" (RFC 6455, 4.1, item 7). */
+static bool is_websocket_key(struct wire_span key)
+{
+	if (key.len != 24 || key.at[22] != '=' || key.at[23] != '=')
+		return false;
+	for (int i = 0; i < 22; i++) {
+		char c = key.at[i];
+		bool is_letter = wire_lower(c) >= 'a' && wire_lower(c) <= 'z';
+		if (!is_letter && !wire_is_digit(c) && c != '+' && c != '/')
+			return false;
+	}
+	return true;
+}
+
+/* One to three digits without a leading zero (RFC 6455, 4.3), but not 13. */
+static bool is_other_version(struct wire_span version)
+{
+	if (version.len == 0 || version.len > 3 || (version.len > 1 && version.at[0] == '0'))
+		return false;
+	for (uint32_t i = 0; i < version.len; i++)
+		if (!wire_is_digit(version.at[i]))
+			return false;
+	return !WIRE_SPAN_IS(version, "13");
+}
+
+/* A key or version that Connection names would not go on: half a handshake is none. */
+static enum wire_websocket read_websocket(const struct wire_summary *s,
+					  const struct wire_h1_request *request)
+{
+	bool has_body = s->is_chunked || s->content_length > 0;
+	if (!request->wants_upgrade || !s->upgrades_to_websocket)
+		return WIRE_WEBSOCKET_NONE;
+	if (request->method != WIRE_METHOD_GET || has_body || s->websocket_key_cnt != 1 ||
+	    s->websocket_version_cnt != 1 || s->websocket_key->is_dropped ||
+	    s->websocket_version->is_dropped)
+		return WIRE_WEBSOCKET_BAD;
+	if (is_other_version(s->websocket_version->value))
+		return WIRE_WEBSOCKET_BAD_VERSION;
+	bool is_right = WIRE_SPAN_IS(s->websocket_version->value, "13") &&
+			is_websocket_key(s->websocket_key->value);
+	return is_right ? WIRE_WEBSOCKET_OK : WIRE_WEBSOCKET_BAD;
+}
+
 static enum wire_reason apply_summary(const struct wire_summary *s, struct wire_h1_request *request)
 {
 	bool is_1_1 = request->minor >= 1;
@@ -199,6 +242,7 @@ static enum wire_reason apply_summary(const struct wire_summary *s, struct wire_
 	request->content_length = s->content_length;
 	request->wants_close = s->says_close || (!is_1_1 && !s->says_keep_alive);
 	request->wants_upgrade = is_1_1 && s->says_upgrade && s->has_upgrade; /* RFC 9110, 7.8 */
+	request->websocket = read_websocket(s, request);
 	request->accepts_trailers = s->accepts_trailers;
 	if (s->expect != NULL && is_1_1) { /* RFC 9110, 10.1.1: ignored in HTTP/1.0 */
 		if (!WIRE_SPAN_IS(s->expect->value, "100-continue"))

@@ -41,6 +41,10 @@ static enum wire_reason apply_summary(const struct wire_summary *s,
 	response->has_length = s->length != NULL;
 	response->content_length = s->content_length;
 	response->wants_close = s->says_close || (response->minor == 0 && !s->says_keep_alive);
+	/* RFC 6455, 4.1: what the answer has to say, but for the key's hash, which is the client's to check. */
+	response->is_websocket = response->status == 101 && response->minor >= 1 &&
+				 s->says_upgrade && s->upgrades_to_websocket &&
+				 !s->upgrades_to_another;
 	/* RFC 9112, 6.1 and RFC 9110, 8.6. A length of 0 says nothing untrue, but must not be sent
 	 * on. */
 	if (response->status < 200 || response->status == 204) {

@@ -102,6 +102,19 @@ static enum wire_reason take_field(struct wire_field *field, unsigned minor, str
 		return WIRE_OK;
 	case WIRE_FIELD_UPGRADE:
 		s->has_upgrade |= field->value.len > 0;
+		while (wire_list_next(&list, &element)) {
+			bool is_websocket = WIRE_SPAN_IS(element, "websocket");
+			s->upgrades_to_websocket |= is_websocket;
+			s->upgrades_to_another |= !is_websocket;
+		}
+		return WIRE_OK;
+	case WIRE_FIELD_SEC_WEBSOCKET_KEY:
+		s->websocket_key = field;
+		s->websocket_key_cnt++;
+		return WIRE_OK;
+	case WIRE_FIELD_SEC_WEBSOCKET_VERSION:
+		s->websocket_version = field;
+		s->websocket_version_cnt++;
 		return WIRE_OK;
 	case WIRE_FIELD_EXPECT:
 		if (s->expect != NULL)

@@ -90,6 +90,8 @@ enum wire_field_id {
 	WIRE_FIELD_PROXY_AUTHORIZATION,
 	WIRE_FIELD_COOKIE,
 	WIRE_FIELD_SET_COOKIE,
+	WIRE_FIELD_SEC_WEBSOCKET_KEY,
+	WIRE_FIELD_SEC_WEBSOCKET_VERSION,
 };
 
 /* One header or trailer field. value has no surrounding white space; that of Content-Length no
@@ -147,13 +149,12 @@ enum wire_target_form {
 	WIRE_TARGET_ASTERISK
 };
 
-/* An opening handshake (RFC 6455, 4.1 and 4.2.1): GET, 1.1, Upgrade that holds "websocket", Connection that
- * holds "upgrade", no body, Sec-WebSocket-Version 13, one Sec-WebSocket-Key of 24 base64 characters that
- * are 16 bytes. */
+/* An opening handshake (RFC 6455, 4.1 and 4.2.1): GET, Upgrade that holds "websocket", Connection that holds
+ * "upgrade", no body, one Sec-WebSocket-Version 13, one Sec-WebSocket-Key of 16 bytes in base64. */
 enum wire_websocket {
-	WIRE_WEBSOCKET_NONE,        /* no such wish: another Upgrade is dropped, the request is ordinary */
+	WIRE_WEBSOCKET_NONE, /* no such wish, or in HTTP/1.0: the request is ordinary without its Upgrade */
 	WIRE_WEBSOCKET_OK,
-	WIRE_WEBSOCKET_BAD_VERSION, /* 426 with Sec-WebSocket-Version: 13 */
+	WIRE_WEBSOCKET_BAD_VERSION, /* right but for another version: 426 with Sec-WebSocket-Version: 13 */
 	WIRE_WEBSOCKET_BAD,         /* 400 */
 };
 
@@ -197,6 +198,7 @@ struct wire_h1_response {
 	bool has_length;
 	int64_t content_length;
 	bool wants_close;
+	bool is_websocket; /* 101 of 1.1, Upgrade just "websocket", Connection that holds "upgrade" */
 	uint32_t field_cnt;
 	struct wire_field *fields;
 };
