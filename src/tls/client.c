@@ -215,7 +215,7 @@ enum err tls_client_new(const struct tls_client_settings *settings, unsigned ctx
 	if (client == NULL)
 		return ERR_NOMEM;
 	enum err e = ERR_NOMEM;
-	client->ctxs = calloc(ctx_cnt, sizeof(*client->ctxs));
+	client->ctxs = calloc(ctx_cnt, sizeof(SSL_CTX *));
 	if (client->ctxs == NULL)
 		goto out;
 	client->ctx_cnt = ctx_cnt;

@@ -12,8 +12,8 @@ struct tls_file {
 	size_t len;
 	mode_t mode;
 };
-void tls_file_fini(struct tls_file *file);
+void tls_file_fini(struct tls_file *c);
 /* A regular file of 1 MiB or less. ERR_NOENT, ERR_SYSTEM, ERR_INVALID, ERR_NOMEM; reterr_text may be
  * NULL. On failure too ended with tls_file_fini. */
-enum err tls_file_read(const char *name, struct tls_file *file, struct text *reterr_text)
+enum err tls_file_read(const char *file, struct tls_file *c, struct text *reterr_text)
 	SP_MUST_USE;

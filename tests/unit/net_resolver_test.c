@@ -6,6 +6,7 @@
 #include "dns_server.h"
 #include "smartproxy/assert.h"
 #include "smartproxy/clock.h"
+#include "smartproxy/fault.h"
 #include "smartproxy/resolver.h"
 
 /* Of a first try; three have seven times as much. Short where nobody answers. */
@@ -144,7 +145,9 @@ static void cancel(struct room *room, struct ask *ask)
 static void resolve(struct room *room, const char *host, struct ask *ask)
 {
 	start(room, host, ask);
-	loop_run(room->loop);
+	/* An answer at once leaves a stop behind that ends the next run. */
+	while (ask->done_cnt == 0)
+		loop_run(room->loop);
 	ck_assert_uint_eq(ask->done_cnt, 1);
 	ck_assert_ptr_null(ask->query.state);
 }
@@ -408,6 +411,43 @@ START_TEST(free_ends_what_is_under_way)
 }
 END_TEST
 
+/* Each query has its end, and there is an answer again once there is memory. */
+START_TEST(lack_of_memory_is_an_error)
+{
+	struct room room = { .timeout_ms = SHORT_TIMEOUT_MS };
+	struct dns_server second = { .last_octet = 2 };
+	struct ask asks[100] = { 0 }, after = { 0 };
+	unsigned failed_cnt = 0;
+	sp_role_assume_control();
+	room_open(&room);
+	dns_start(&second);
+	const char *wheres[] = { room.server.where, second.where };
+	setenv("SMARTPROXY_FAULTS", "malloc=0.3", 1);
+	fault_init();
+	for (size_t i = 0; i < SP_ARRAY_LEN(asks); i++) {
+		const struct resolver_settings settings = { &wheres[i % 2], 1, SHORT_TIMEOUT_MS };
+		enum err e = resolver_configure(room.resolver, &settings);
+		ck_assert(e == ERR_OK || e == ERR_NOMEM);
+		start(&room, "v4.test", &asks[i]);
+	}
+	while (room.open_cnt > 0)
+		loop_run(room.loop);
+	unsetenv("SMARTPROXY_FAULTS");
+	fault_is_on = false;
+	for (size_t i = 0; i < SP_ARRAY_LEN(asks); i++) {
+		ck_assert_uint_eq(asks[i].done_cnt, 1);
+		failed_cnt += asks[i].error == ERR_NOMEM;
+	}
+	ck_assert_uint_gt(failed_cnt, 0);
+	room.timeout_ms = TIMEOUT_MS;
+	use_server(&room, &room.server);
+	resolve(&room, "v4.test", &after);
+	ck_assert_str_eq(after.addrs, "127.0.0.1");
+	dns_stop(&second);
+	room_close(&room);
+}
+END_TEST
+
 /* ---- without the loop ---- */
 
 START_TEST(wait_without_the_loop)
@@ -516,6 +556,7 @@ static TCase *life_tests(void)
 	tcase_add_test(tc, later_queries_go_to_the_new_server);
 	tcase_add_loop_test(tc, reconfigured_from_an_answer, 0, 3);
 	tcase_add_test(tc, free_ends_what_is_under_way);
+	tcase_add_test(tc, lack_of_memory_is_an_error);
 	tcase_add_test(tc, wait_without_the_loop);
 	tcase_add_test(tc, wait_has_an_end_and_the_loop_goes_on);
 	tcase_add_test(tc, search_domains_follow_the_file);

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include "smartproxy/assert.h"
+#include "smartproxy/fault.h"
 #include "tls_line.h"
 
 /* ---- authorities and files ---- */
@@ -583,6 +584,53 @@ START_TEST(bad_files_are_told)
 }
 END_TEST
 
+static enum err try_all(const struct tls_client_settings *settings)
+{
+	struct tls_client *client = NULL;
+	struct tls_conn *conn = NULL;
+	sp_role_assume_control();
+	enum err e = tls_client_new(settings, 2, &client, NULL);
+	if (e == ERR_OK) {
+		const struct tls_connect connect = { .client = client,
+						     .fd = -1,
+						     .server_name = "app.internal" };
+		e = tls_conn_connect(&connect, &conn);
+	}
+	tls_conn_free(conn);
+	tls_client_free(client);
+	return e;
+}
+
+START_TEST(lack_of_memory_is_an_error)
+{
+	start();
+	struct files files = { 0 };
+	struct made ca = make_ca("CA"), own = make_leaf(NULL, &ca, 30);
+	const char *ca_file = write_pem(&files, &ca, false);
+	const struct tls_client_settings settings = { true, _i == 0 ? ca_file : NULL,
+						      write_pem(&files, &own, false),
+						      write_pem(&files, &own, true) };
+	unsigned ok_cnt = 0, failed_cnt = 0;
+	setenv("SMARTPROXY_FAULTS", "malloc=0.15", 1);
+	fault_init();
+	for (int i = 0; i < 200; i++) {
+		enum err e = try_all(&settings);
+		ck_assert_msg(e == ERR_OK || e == ERR_NOMEM, "%s", err_name(e));
+		ok_cnt += e == ERR_OK;
+		failed_cnt += e == ERR_NOMEM;
+	}
+	unsetenv("SMARTPROXY_FAULTS");
+	fault_is_on = false;
+	ck_assert_uint_gt(ok_cnt, 0);
+	ck_assert_uint_gt(failed_cnt, 0);
+	ck_assert_int_eq(try_all(&settings), ERR_OK);
+	made_fini(&own);
+	made_fini(&ca);
+	files_fini(&files);
+	finish();
+}
+END_TEST
+
 static TCase *handshake_tests(void)
 {
 	TCase *tc = tcase_create("handshake");
@@ -608,6 +656,7 @@ static TCase *client_tests(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, identity_follows_settings_and_contents);
 	tcase_add_test(tc, bad_files_are_told);
+	tcase_add_loop_test(tc, lack_of_memory_is_an_error, 0, 2);
 	return tc;
 }
 
