@@ -1,7 +1,6 @@
 /* Bodies both ways, and what a target that fails within them leads to: parts of AWAIT_HEAD and RELAY (the
  * table is in exchange.c). */
 #include <string.h>
-#include <strings.h>
 
 #include "exchange.h"
 
@@ -106,24 +105,10 @@ void relay_frame_answer(struct exchange *x)
 		x->wants_close = true;
 }
 
-/* The target takes the connection over as we asked (RFC 6455, 4.2.2). */
-static bool is_websocket_answer(const struct exchange *x)
-{
-	static const char want[] = "websocket";
-	if (x->request.websocket != WIRE_WEBSOCKET_OK || x->response.status != 101)
-		return false;
-	for (uint32_t i = 0; i < x->response.field_cnt; i++) {
-		const struct wire_field *field = &x->response.fields[i];
-		if (field->id == WIRE_FIELD_UPGRADE)
-			return field->value.len == sizeof(want) - 1 &&
-			       strncasecmp(field->value.at, want, sizeof(want) - 1) == 0;
-	}
-	return false;
-}
-
 static enum move switch_protocols(struct exchange *x)
 {
-	if (!is_websocket_answer(x)) {
+	bool is_wanted = x->request.websocket == WIRE_WEBSOCKET_OK && x->response.is_websocket;
+	if (!is_wanted) {
 		exchange_report(x, UPSTREAM_FAILURE_BAD_RESPONSE,
 				"an upgrade that nobody asked for");
 		return exchange_reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);

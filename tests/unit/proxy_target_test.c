@@ -500,6 +500,8 @@ static const struct {
 	  "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", 502,
 	  "", EXCHANGE_END_UPSTREAM_BAD },
 	{ UPGRADE, "HTTP/1.1 101 Switching Protocols\r\n\r\n", 502, "", EXCHANGE_END_UPSTREAM_BAD },
+	{ UPGRADE, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", 502, "",
+	  EXCHANGE_END_UPSTREAM_BAD },
 	{ "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", SWITCHING,
 	  200, "", EXCHANGE_END_DONE },
 	{ "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
