@@ -81,10 +81,10 @@ struct config_ports {
 	uint16_t first, last;
 };
 struct config_target {
-	const char *host; /* address or name */
-	uint16_t port;    /* 0: "preserve", the port that the client came to */
-	unsigned weight;  /* 1 to 256 */
-	bool is_backup;   /* used while no other target can be */
+	const char *host;         /* address or name */
+	uint16_t port;            /* 0: "preserve", the port that the client came to */
+	unsigned weight;          /* 1 to 256 */
+	bool is_backup;           /* used while no other target can be */
 	unsigned max_connections; /* requests and tunnels at once; 0: the group's max_connections */
 	enum config_proxy_protocol proxy_protocol; /* header sent to it */
 };
@@ -98,18 +98,19 @@ struct config_upstream {
 	enum config_balance balance;
 	enum config_hash_key hash_key;
 	const char *hash_name; /* of the header (lower case) or cookie; else NULL */
-	unsigned hash_bound_percent; /* of the mean load, that one target takes at most; 0: no bound */
-	const char *cookie;          /* sticky: its name */
-	unsigned max_connections;    /* of each target; 0: no limit */
-	unsigned queue;              /* that may wait for each target, over all workers */
+	unsigned
+		hash_bound_percent; /* of the mean load, that one target takes at most; 0: no bound */
+	const char *cookie;         /* sticky: its name */
+	unsigned max_connections;   /* of each target; 0: no limit */
+	unsigned queue;             /* that may wait for each target, over all workers */
 	int64_t queue_timeout_ms;
 	int64_t slow_start_ms; /* 0: full share at once */
 	struct {
 		enum config_check_type type;
-		const char *path;               /* HTTP, HTTPS */
-		const char *host;               /* Host of the request; NULL: the target's name */
+		const char *path; /* HTTP, HTTPS */
+		const char *host; /* Host of the request; NULL: the target's name */
 		unsigned status_first, status_last; /* expected */
-		uint16_t port;                  /* 0: the target's */
+		uint16_t port;                      /* 0: the target's */
 		int64_t interval_ms, timeout_ms;
 		unsigned rise, fall;
 	} check;
@@ -119,7 +120,7 @@ struct config_upstream {
 		unsigned max_share_percent; /* of the group that may be ejected at once */
 	} ejection;
 	struct {
-		unsigned tries; /* targets tried for one request, the first one included */
+		unsigned tries;          /* targets tried for one request, the first one included */
 		unsigned budget_percent; /* retries as a share of the requests */
 	} retry;
 };
@@ -157,19 +158,19 @@ struct config_match {
 	const char *const *client_ip; /* CIDR or address, syntax checked */
 	size_t client_ip_cnt;
 	bool has_tls12, has_tls13; /* both false: any */
-	const char *const *alpn; /* one of them is offered; TCP routes with TLS only; none: any */
+	const char *const *alpn;   /* one of them is offered; TCP routes with TLS only; none: any */
 	size_t alpn_cnt;
 };
 struct config_action_data {
 	enum config_action type;
-	enum config_protocol protocol; /* forward; CONFIG_TCP with CONFIG_TLS_PASSTHROUGH */
+	enum config_protocol protocol;       /* forward; CONFIG_TCP with CONFIG_TLS_PASSTHROUGH */
 	const struct config_target *targets; /* forward, as written; none with upstream_name */
 	size_t target_cnt;
-	enum config_balance balance;  /* of targets */
-	const char *upstream_name;    /* as written; NULL: targets */
-	const struct config_upstream *upstream; /* forward: what either of them stands for */
+	enum config_balance balance;             /* of targets */
+	const char *upstream_name;               /* as written; NULL: targets */
+	const struct config_upstream *upstream;  /* forward: what either of them stands for */
 	struct config_upstream_tls upstream_tls; /* CONFIG_TLS_REENCRYPT */
-	bool wants_host_kept; /* forward: preserve_host, default true */
+	bool wants_host_kept;                    /* forward: preserve_host, default true */
 	const char *location; /* redirect: template with {host} {path} {query} {port} */
 	unsigned status; /* redirect 301 (301 302 303 307 308), respond 200 (200 to 599), block 403
 			  */
@@ -186,7 +187,7 @@ struct config_route {
 	const char *name; /* unique */
 	int priority;
 	bool is_enabled;
-	unsigned line; /* 0 when it came by the API */
+	unsigned line;            /* 0 when it came by the API */
 	unsigned max_connections; /* client connections at once, over all workers; 0: no limit */
 	struct config_match match;
 	struct config_action_data action;
@@ -213,21 +214,21 @@ struct config {
 	} log;
 	struct {
 		int64_t header_ms, idle_ms, connect_ms, response_ms,
-			total_ms; /* 0: none (total only) */
+			total_ms;       /* 0: none (total only) */
 		int64_t hello_ms;       /* to the end of a ClientHello or PROXY header: 5 s */
 		int64_t tunnel_idle_ms; /* no byte either way: 1 h */
 		int64_t tunnel_max_ms;  /* life of a tunnel; 0: none */
 	} timeouts;
 	struct {
-		uint32_t head_bytes;    /* 64 KiB */
-		uint32_t field_cnt;     /* 100 */
-		uint32_t target_bytes;  /* 8 KiB */
-		int64_t body_bytes;     /* 0: no limit */
-		uint32_t connections;   /* of clients, over all workers */
+		uint32_t head_bytes;              /* 64 KiB */
+		uint32_t field_cnt;               /* 100 */
+		uint32_t target_bytes;            /* 8 KiB */
+		int64_t body_bytes;               /* 0: no limit */
+		uint32_t connections;             /* of clients, over all workers */
 		uint32_t connections_per_ip;      /* over all workers; 0: no limit */
 		uint32_t connection_rate_per_ip;  /* new ones a second; 0: no limit */
 		uint32_t connection_burst_per_ip; /* at once before the rate counts */
-		unsigned ipv6_prefix; /* bits of an IPv6 address that count as one client: 64 */
+		unsigned ipv6_prefix;   /* bits of an IPv6 address that count as one client: 64 */
 		uint32_t idle_upstream; /* kept per worker and target: 64 */
 	} limits;
 	struct {

@@ -14,11 +14,11 @@ for i, block in enumerate(re.findall(r'^```\w*\n(.*?)^```', (root / 'README.md')
     if re.search(r'^(global|routes|acme)\b\s*[:=]', block, re.M):
         samples[f'README.md-{i}'] = block
 page = (root / 'man/smartproxy.conf.5').read_text()
-example = re.search(r'^\.SH EXAMPLE\n\.nf\n\.RS\n(.*?)^\.RE', page, re.S | re.M)
-if example:
-    samples['smartproxy.conf.5'] = example[1].replace('\\-', '-')
-failed = not {'smartproxy.conf', 'quickstart.conf', 'smartproxy.conf.5'} <= set(samples) or \
-    not any(name.startswith('README') for name in samples)
+for i, block in enumerate(re.findall(r'^\.nf\n\.RS\n(.*?)^\.RE', page, re.S | re.M)):
+    if re.search(r'^routes\b', block, re.M):
+        samples[f'smartproxy.conf.5-{i}'] = block.replace('\\-', '-')
+failed = not {'smartproxy.conf', 'quickstart.conf'} <= set(samples) or \
+    not any(name.startswith('README') for name in samples) or sum(name.startswith('smartproxy.conf.5-') for name in samples) < 8
 if failed:
     print('only these samples were found:', ', '.join(samples), file=sys.stderr)
 with tempfile.TemporaryDirectory() as folder:

@@ -8,9 +8,8 @@ from c_source import files, strip
 
 FILE_MAX, DOOR_MAX, FUNCTION_MAX = 700, 150, 60
 LONGER = {  # with the reason; the number is the most that the reason buys
-    'include/smartproxy/config.h': (200, 'the typed model of every key, one line a field'),
+    'include/smartproxy/config.h': (300, 'the typed model of every key, one line a field'),
     'subprojects/wire/include/wire/h1.h': (250, 'two lists of names, of methods and of reasons, and both message heads'),
-    'tests/unit/config_test.c': (760, 'rows of data: one wrong configuration each'),
 }
 FUNCTION = re.compile(r'^(?P<head>[A-Za-z_][^;={}\n]*(?:\n[ \t]+[^;={}\n]*)*)\n\{\n(?P<body>.*?)^\}', re.S | re.M)
 
