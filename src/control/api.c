@@ -196,6 +196,44 @@ static void post_renew(struct control *control, struct admin_conn *conn,
 	free(name);
 }
 
+#define CONNECTIONS_DEFAULT 1000
+#define CONNECTIONS_MAX     100000
+
+static bool read_limit(const char *text, size_t *ret_limit)
+{
+	size_t limit = 0;
+	for (const char *c = text; *c != '\0'; c++) {
+		if (*c < '0' || *c > '9' || limit > CONNECTIONS_MAX)
+			return false;
+		limit = limit * 10 + (size_t)(*c - '0');
+	}
+	*ret_limit = limit;
+	return limit > 0 && limit <= CONNECTIONS_MAX;
+}
+
+static void get_connections(struct control *control, struct admin_conn *conn,
+			    const struct admin_request *request) SP_ON_CONTROL;
+static void get_connections(struct control *control, struct admin_conn *conn,
+			    const struct admin_request *request)
+{
+	char *text = NULL;
+	size_t limit = CONNECTIONS_DEFAULT;
+	enum err e = api_query_value(request->query, "limit", &text);
+	bool is_good = e == ERR_OK && (text == NULL || read_limit(text, &limit));
+	free(text);
+	if (!is_good) {
+		answer_error(conn, 400, ERR_SYNTAX, "limit is a number from 1 to 100000");
+		return;
+	}
+	json_t *json = NULL;
+	e = report_connections(control, limit, &json);
+	if (e == ERR_OK)
+		answer_json(conn, 200, json);
+	else
+		answer_error(conn, api_status(e), e,
+			     e == ERR_TIMEOUT ? "a worker did not answer in time" : err_text(e));
+}
+
 /* ---- which request is which ---- */
 
 static const struct endpoint {
@@ -210,6 +248,8 @@ static const struct endpoint {
 	{ "GET", "/v1/certificates", report_certificates, NULL },
 	{ "POST", "/v1/certificates/renew", NULL, post_renew },
 	{ "GET", "/v1/listeners", report_listeners, NULL },
+	{ "GET", "/v1/connections", NULL, get_connections },
+	{ "GET", "/v1/upstreams", report_upstreams, NULL },
 	{ "POST", "/v1/reload", NULL, post_reload },
 	{ "GET", "/metrics", NULL, get_metrics },
 };

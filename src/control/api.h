@@ -15,3 +15,11 @@ enum err api_query_value(const char *query, const char *key, char **ret_value) S
 
 /* metrics.c: the Prometheus text format 0.0.4. */
 void metrics_write(const struct control *control, struct text *ret_text) SP_ON_CONTROL;
+void metrics_head(struct text *t, const char *name, const char *type, const char *help);
+void metrics_counter(struct text *t, const char *name, const char *help, uint64_t value);
+void metrics_gauge(struct text *t, const char *name, const char *help, int64_t value);
+/* A label's value, escaped. */
+void metrics_label(struct text *t, const char *value);
+/* traffic.c */
+void metrics_write_traffic(const struct control *control, const struct worker_stats *stats,
+			   struct text *t) SP_ON_CONTROL;

@@ -5,8 +5,7 @@
 
 #include "smartproxy/clock.h"
 
-/* RFC 3339, or null for "none" (0). */
-static json_t *time_json(int64_t unix_s)
+json_t *report_time(int64_t unix_s)
 {
 	char text[32];
 	if (unix_s == 0)
@@ -14,9 +13,10 @@ static json_t *time_json(int64_t unix_s)
 	return json_string(clock_format_utc(text, sizeof(text), unix_s));
 }
 
-/* Text that may hold bytes of a network: escaped, so that it is valid UTF-8. */
-static json_t *text_json(const char *text)
+json_t *report_text(const char *text)
 {
+	if (text == NULL)
+		text = "";
 	json_t *json = json_string(text);
 	if (json != NULL)
 		return json;
@@ -26,7 +26,7 @@ static json_t *text_json(const char *text)
 
 static json_t *text_or_null(const char *text)
 {
-	return text == NULL || text[0] == '\0' ? json_null() : text_json(text);
+	return text == NULL || text[0] == '\0' ? json_null() : report_text(text);
 }
 
 json_t *report_port_error(const struct port_error *error)
@@ -36,13 +36,13 @@ json_t *report_port_error(const struct port_error *error)
 	port_error_text(error, &message);
 	json_t *holder = error->is_holder_known && error->holder_pid > 0
 				 ? json_pack("{s:i, s:o, s:I}", "pid", (int)error->holder_pid,
-					     "name", text_json(error->holder_name), "uid",
+					     "name", report_text(error->holder_name), "uid",
 					     (json_int_t)error->holder_uid)
 			 : error->is_holder_known ? json_pack("{s:n, s:n, s:I}", "pid", "name",
 							      "uid", (json_int_t)error->holder_uid)
 						  : json_null();
 	json_t *json = json_pack("{s:o, s:s, s:i, s:o}", "message",
-				 text_json(message.data != NULL ? message.data : ""), "address",
+				 report_text(message.data != NULL ? message.data : ""), "address",
 				 addr_format_ip(ip, sizeof(ip), &error->addr), "port",
 				 (int)addr_port(&error->addr), "holder", holder);
 	text_fini(&message);
@@ -58,11 +58,11 @@ json_t *report_error(enum err code, const char *message, const struct config_pro
 		(void)json_array_append_new(
 			list,
 			json_pack("{s:o, s:i, s:o, s:o}", "file", text_or_null(p->file), "line",
-				  (int)p->line, "path", text_json(p->path == NULL ? "" : p->path),
-				  "message", text_json(p->message)));
+				  (int)p->line, "path", report_text(p->path == NULL ? "" : p->path),
+				  "message", report_text(p->message)));
 	}
 	json_t *error = json_pack("{s:s, s:o, s:o}", "code", err_name(code), "message",
-				  text_json(message), "problems", list);
+				  report_text(message), "problems", list);
 	if (error != NULL && port != NULL && port->code != ERR_OK) {
 		json_t *fields = report_port_error(port);
 		(void)json_object_del(fields, "message");
@@ -121,7 +121,7 @@ json_t *report_status(const struct control *control)
 	json_t *json = json_pack(
 		"{s:s, s:i, s:I, s:o, s:I, s:i, s:I, s:s, s:I, s:I, s:s}", "version", SP_VERSION,
 		"pid", (int)getpid(), "uptime_s", (json_int_t)uptime_s, "started",
-		time_json(control->started_unix_s), "generation", (json_int_t)latest->number,
+		report_time(control->started_unix_s), "generation", (json_int_t)latest->number,
 		"workers", (int)control->worker_cnt, "connections",
 		(json_int_t)workers_connection_cnt(control->workers), "state",
 		control->phase == CONTROL_STOPPING ? "draining" : "running", "routes",
@@ -166,7 +166,7 @@ json_t *report_listeners(const struct control *control)
 			list, json_pack("{s:s, s:i, s:i, s:o, s:o}", "address",
 					addr_format_ip(ip, sizeof(ip), &set->addr), "port",
 					(int)addr_port(&set->addr), "sockets", (int)set->socket_cnt,
-					"opened", time_json(set->opened_unix_s), "for",
+					"opened", report_time(set->opened_unix_s), "for",
 					reasons_json(control, &set->addr)));
 	}
 	return json_pack("{s:o}", "listeners", list);
@@ -181,9 +181,9 @@ static void add_cert(void *arg, const struct acme_cert_status *status)
 		arg, json_pack("{s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "names", names,
 			       "key_type", status->key_type, "state", status->state, "step",
 			       text_or_null(status->step), "issuer", text_or_null(status->issuer),
-			       "not_after", time_json(status->not_after_unix_s), "renew_at",
-			       time_json(status->renew_at_unix_s), "retry_at",
-			       time_json(status->retry_at_unix_s), "last_error",
+			       "not_after", report_time(status->not_after_unix_s), "renew_at",
+			       report_time(status->renew_at_unix_s), "retry_at",
+			       report_time(status->retry_at_unix_s), "last_error",
 			       text_or_null(status->last_error), "failures",
 			       (json_int_t)status->failure_cnt));
 }

@@ -79,12 +79,17 @@ static enum err make_parts(struct control *control)
 	unsigned cnt = control->worker_cnt;
 	enum err e = fail("loop", loop_new(&control->loop));
 	if (e == ERR_OK)
-		e = fail("upstreams", upstreams_new(cnt, control->loop, &control->upstreams));
+		e = fail("resolver", resolver_new(control->loop, &control->resolver));
+	if (e == ERR_OK)
+		e = fail("upstreams",
+			 upstreams_new(cnt, control->loop, control->resolver, &control->upstreams));
+	if (e == ERR_OK)
+		e = fail("limits", limits_new(&control->limits));
 	if (e == ERR_OK)
 		e = fail("certificates", tls_slots_new(&control->slots));
 	if (e == ERR_OK)
 		e = fail("generations", generations_new(cnt, control->upstreams, control->slots,
-							&control->generations));
+							control->limits, &control->generations));
 	if (e == ERR_OK)
 		e = fail("challenges", challenge_table_new(&control->challenges));
 	if (e == ERR_OK)
@@ -102,6 +107,7 @@ static enum err start_workers(struct control *control)
 		.worker_cnt = control->worker_cnt,
 		.challenges = control->challenges,
 		.upstreams = control->upstreams,
+		.limits = control->limits,
 		.tls = { .min_version =
 				 config->tls.min_version == 13 ? TLS_VERSION_1_3 : TLS_VERSION_1_2,
 			 .ciphers_1_2 = config->tls.ciphers },
@@ -225,6 +231,10 @@ void control_free(struct control *control)
 		tls_slots_free(control->slots);
 	if (control->upstreams != NULL)
 		upstreams_free(control->upstreams);
+	if (control->limits != NULL)
+		limits_free(control->limits);
+	if (control->resolver != NULL)
+		resolver_free(control->resolver);
 	if (control->loop != NULL)
 		loop_free(control->loop);
 	sp_rcu_drain();

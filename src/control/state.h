@@ -12,8 +12,10 @@
 #include "smartproxy/challenge.h"
 #include "smartproxy/config.h"
 #include "smartproxy/generation.h"
+#include "smartproxy/limit.h"
 #include "smartproxy/listener.h"
 #include "smartproxy/loop.h"
+#include "smartproxy/resolver.h"
 #include "smartproxy/tls.h"
 #include "smartproxy/upstream.h"
 #include "smartproxy/worker.h"
@@ -34,7 +36,9 @@ struct control {
 
 	struct loop *loop;
 	struct io signal_io;
+	struct resolver *resolver;
 	struct upstreams *upstreams;
+	struct limits *limits;
 	struct tls_slots *slots;
 	struct generations *generations;
 	struct challenge_table *challenges;

@@ -18,6 +18,8 @@
 
 #include "smartproxy/clock.h"
 
+#define NAMES_WAIT_MS 1000
+
 /* What install() works with. */
 struct install {
 	struct generation *next; /* consumed in every case */
@@ -226,13 +228,28 @@ static void roll_back_config(struct transaction *t)
 	wishes_fini(&wishes);
 }
 
+/* A name that is new is given a moment, so that the first requests find addresses; one that takes longer, or
+ * does not exist, holds nothing up: its route answers 503 until it is there. */
+static enum err build(struct transaction *t, struct generation **ret_generation) SP_ON_CONTROL;
+static enum err build(struct transaction *t, struct generation **ret_generation)
+{
+	struct control *control = t->control;
+	upstreams_configure(control->upstreams, t->config);
+	enum err e = generation_build(control->generations, t->config, t->has_challenge_route,
+				      ret_generation, &t->message);
+	if (e == ERR_OK)
+		upstreams_wait_names(control->upstreams, NAMES_WAIT_MS);
+	else if (control->config != t->config)
+		upstreams_configure(control->upstreams, control->config);
+	return e;
+}
+
 enum err transaction_apply_config(struct transaction *t)
 {
 	struct control *control = t->control;
 	struct wishes wishes = { 0 };
 	struct install in = { .config = t->config, .has_challenge_route = t->has_challenge_route };
-	enum err e = generation_build(control->generations, t->config, t->has_challenge_route,
-				      &in.next, &t->message);
+	enum err e = build(t, &in.next);
 	if (e != ERR_OK) {
 		if (t->message.len == 0)
 			text_puts(&t->message, err_text(e));

@@ -22,35 +22,45 @@ enum exit_code { EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_NO_CONNECTION };
 static const struct verb {
 	const char *name, *method, *path;
 	void (*print)(const json_t *answer); /* NULL: as it comes */
-	bool takes_name;
+	const char *parameter;               /* of the query, from an argument; NULL: none */
 	const char *help;
 } verbs[] = {
-	{ "status", "GET", "/v1/status", ctl_print_status, false,
+	{ "status", "GET", "/v1/status", ctl_print_status, NULL,
 	  "the proxy and its challenge route" },
-	{ "routes", "GET", "/v1/routes", ctl_print_routes, false, "the routes in force" },
-	{ "certs", "GET", "/v1/certificates", ctl_print_certs, false, "the certificates of ours" },
-	{ "ports", "GET", "/v1/listeners", ctl_print_ports, false, "the ports it listens on" },
-	{ "reload", "POST", "/v1/reload", ctl_print_applied, false,
+	{ "routes", "GET", "/v1/routes", ctl_print_routes, NULL, "the routes in force" },
+	{ "certs", "GET", "/v1/certificates", ctl_print_certs, NULL, "the certificates of ours" },
+	{ "ports", "GET", "/v1/listeners", ctl_print_ports, NULL, "the ports it listens on" },
+	{ "connections", "GET", "/v1/connections", ctl_print_connections, "limit",
+	  "client connections open now, 1000 at most without MAX" },
+	{ "upstreams", "GET", "/v1/upstreams", ctl_print_upstreams, NULL,
+	  "the targets: state, load, last failure" },
+	{ "reload", "POST", "/v1/reload", ctl_print_applied, NULL,
 	  "read the configuration again, wait until it is applied" },
-	{ "renew", "POST", "/v1/certificates/renew", ctl_print_applied, true,
+	{ "renew", "POST", "/v1/certificates/renew", ctl_print_applied, "name",
 	  "renew one certificate now, or all" },
-	{ "metrics", "GET", "/metrics", NULL, false, "the metrics, in the Prometheus text format" },
+	{ "metrics", "GET", "/metrics", NULL, NULL, "the metrics, in the Prometheus text format" },
 };
 
 struct request {
 	const struct verb *verb;
 	const char *socket;
-	const char *name; /* NULL: none */
+	const char *argument; /* of the verb; NULL: none */
 	bool wants_json;
 };
+
+static const char *usage_of(const struct verb *verb)
+{
+	if (verb->parameter == NULL)
+		return verb->name;
+	return strcmp(verb->parameter, "name") == 0 ? "renew [NAME]" : "connections [MAX]";
+}
 
 static void print_usage(FILE *file)
 {
 	(void)fputs("Usage: smartproxyctl [-s SOCKET] [--json] VERB\n\n", file);
 	for (size_t i = 0; i < SP_ARRAY_LEN(verbs); i++)
-		(void)fprintf(file, "  %-14s %s\n",
-			      verbs[i].takes_name ? "renew [NAME]" : verbs[i].name, verbs[i].help);
-	(void)fputs("  help           this\n\n"
+		(void)fprintf(file, "  %-18s %s\n", usage_of(&verbs[i]), verbs[i].help);
+	(void)fputs("  help               this\n\n"
 		    "  -s, --socket SOCKET  (default $SMARTPROXY_SOCKET, else " DEFAULT_SOCKET ")\n"
 		    "  -j, --json           print the proxy's answer as it is\n"
 		    "  -V, --version        print the version\n"
@@ -130,12 +140,12 @@ static int show(const struct request *request, const struct text *body, long sta
 static bool build_url(const struct request *request, CURL *curl, struct text *ret_url)
 {
 	text_printf(ret_url, "http://localhost%s", request->verb->path);
-	if (request->name != NULL) {
-		char *name = curl_easy_escape(curl, request->name, 0);
-		if (name == NULL)
+	if (request->argument != NULL) {
+		char *value = curl_easy_escape(curl, request->argument, 0);
+		if (value == NULL)
 			return false;
-		text_printf(ret_url, "?name=%s", name);
-		curl_free(name);
+		text_printf(ret_url, "?%s=%s", request->verb->parameter, value);
+		curl_free(value);
 	}
 	return !ret_url->has_failed;
 }
@@ -187,8 +197,8 @@ static bool choose_verb(int argc, char **argv, struct request *request)
 			(void)fprintf(stderr, "smartproxyctl: there is no verb %s\n", name);
 		return false;
 	}
-	if (request->verb->takes_name && optind + 1 < argc)
-		request->name = argv[++optind];
+	if (request->verb->parameter != NULL && optind + 1 < argc)
+		request->argument = argv[++optind];
 	if (optind + 1 == argc)
 		return true;
 	(void)fprintf(stderr, "smartproxyctl: unexpected argument %s\n", argv[optind + 1]);

@@ -5,7 +5,7 @@
 #include "smartproxy/assert.h"
 #include "smartproxy/text.h"
 
-#define COLUMNS_MAX 8
+#define COLUMNS_MAX 12
 #define CELL_MAX    256
 
 /* Cells are collected first, so that each column is as wide as its widest cell. */
@@ -141,11 +141,20 @@ static const char *action_of(char *dst, size_t cap, const json_t *action)
 		(void)text_format(dst, cap, "%s %lld", type, number_of(action, "status"));
 		return dst;
 	}
+	if (json_is_string(json_object_get(action, "upstream"))) {
+		(void)text_format(dst, cap, "forward %s", string_of(action, "upstream"));
+		return dst;
+	}
 	size_t at = text_format(dst, cap, "forward");
 	json_array_foreach((json_t *)targets, i, target)
 	{
-		at += text_format(dst + at, cap - at, "%s%s:%lld", i == 0 ? " " : ", ",
-				  string_of(target, "host"), number_of(target, "port"));
+		const json_t *port = json_object_get(target, "port");
+		if (json_is_string(port)) /* "preserve" */
+			at += text_format(dst + at, cap - at, "%s%s", i == 0 ? " " : ", ",
+					  string_of(target, "host"));
+		else
+			at += text_format(dst + at, cap - at, "%s%s:%lld", i == 0 ? " " : ", ",
+					  string_of(target, "host"), number_of(target, "port"));
 	}
 	return dst;
 }
@@ -247,6 +256,99 @@ void ctl_print_ports(const json_t *answer)
 		add(&table, joined(cell, sizeof(cell), json_object_get(set, "for"), ","));
 	}
 	print_table(&table);
+}
+
+/* "950", "12.3K", "4.0M", ... */
+static const char *bytes_text(char *dst, size_t cap, long long bytes)
+{
+	static const char units[] = "KMGTP";
+	double value = (double)bytes;
+	size_t unit = 0;
+	if (bytes < 1000) {
+		(void)text_format(dst, cap, "%lld", bytes);
+		return dst;
+	}
+	for (value /= 1024; value >= 999.95 && units[unit + 1] != '\0'; unit++)
+		value /= 1024;
+	(void)text_format(dst, cap, "%.1f%c", value, units[unit]);
+	return dst;
+}
+
+static const char *seconds_text(char *dst, size_t cap, const json_t *object, const char *key)
+{
+	(void)text_format(dst, cap, "%.1fs", json_real_value(json_object_get(object, key)));
+	return dst;
+}
+
+void ctl_print_connections(const json_t *answer)
+{
+	static const char *const heads[] = { "ID",       "CLIENT", "LISTENER", "ROUTE",
+					     "UPSTREAM", "KIND",   "STATE",    "AGE",
+					     "IDLE",     "IN",     "OUT" };
+	struct table table = { 0 };
+	size_t i;
+	json_t *conn;
+	const json_t *conns = json_object_get(answer, "connections");
+	add_heads(&table, heads, SP_ARRAY_LEN(heads));
+	json_array_foreach((json_t *)conns, i, conn)
+	{
+		char cell[CELL_MAX];
+		(void)text_format(cell, sizeof(cell), "%lld", number_of(conn, "id"));
+		add(&table, cell);
+		add(&table, string_of(conn, "client"));
+		add(&table, string_of(conn, "listener"));
+		add(&table, string_of(conn, "route"));
+		add(&table, string_of(conn, "upstream"));
+		add(&table, string_of(conn, "kind"));
+		add(&table, string_of(conn, "state"));
+		add(&table, seconds_text(cell, sizeof(cell), conn, "age_s"));
+		add(&table, seconds_text(cell, sizeof(cell), conn, "idle_s"));
+		add(&table, bytes_text(cell, sizeof(cell), number_of(conn, "bytes_in")));
+		add(&table, bytes_text(cell, sizeof(cell), number_of(conn, "bytes_out")));
+	}
+	print_table(&table);
+	if ((long long)json_array_size(conns) < number_of(answer, "open"))
+		(void)printf("%lld connections are open, %zu are shown: smartproxyctl connections "
+			     "MAX\n",
+			     number_of(answer, "open"), json_array_size(conns));
+}
+
+void ctl_print_upstreams(const json_t *answer)
+{
+	static const char *const heads[] = { "GROUP",     "TARGET", "STATE",    "WEIGHT",  "CHECK",
+					     "IN FLIGHT", "QUEUED", "REQUESTS", "FAILURES" };
+	struct table table = { 0 };
+	size_t i;
+	json_t *target;
+	const json_t *targets = json_object_get(answer, "upstreams");
+	add_heads(&table, heads, SP_ARRAY_LEN(heads));
+	json_array_foreach((json_t *)targets, i, target)
+	{
+		static const char *const numbers[] = { "in_flight", "queued", "requests",
+						       "failures" };
+		char cell[CELL_MAX];
+		add(&table, string_of(target, "group"));
+		add(&table, string_of(target, "target"));
+		add(&table, string_of(target, "state"));
+		(void)text_format(cell, sizeof(cell), "%lld%s", number_of(target, "weight"),
+				  json_is_true(json_object_get(target, "backup")) ? " backup" : "");
+		add(&table, cell);
+		add(&table, string_of(target, "check"));
+		for (size_t k = 0; k < SP_ARRAY_LEN(numbers); k++) {
+			(void)text_format(cell, sizeof(cell), "%lld",
+					  number_of(target, numbers[k]));
+			add(&table, cell);
+		}
+	}
+	print_table(&table);
+	json_array_foreach((json_t *)targets, i, target)
+	{
+		const json_t *failure = json_object_get(target, "last_failure");
+		if (json_is_object(failure))
+			(void)printf("\n%s: last failure %s at %s: %s\n",
+				     string_of(target, "target"), string_of(failure, "reason"),
+				     string_of(failure, "at"), string_of(failure, "message"));
+	}
 }
 
 void ctl_print_applied(const json_t *answer)
