@@ -234,13 +234,15 @@ static enum err build(struct transaction *t, struct generation **ret_generation)
 static enum err build(struct transaction *t, struct generation **ret_generation)
 {
 	struct control *control = t->control;
-	upstreams_configure(control->upstreams, t->config);
-	enum err e = generation_build(control->generations, t->config, t->has_challenge_route,
-				      ret_generation, &t->message);
+	enum err e = upstreams_configure(control->upstreams, t->config);
+	if (e == ERR_OK)
+		e = generation_build(control->generations, t->config, t->has_challenge_route,
+				     ret_generation, &t->message);
 	if (e == ERR_OK)
 		upstreams_wait_names(control->upstreams, NAMES_WAIT_MS);
-	else if (control->config != t->config)
-		upstreams_configure(control->upstreams, control->config);
+	else if (control->config != t->config &&
+		 upstreams_configure(control->upstreams, control->config) != ERR_OK)
+		text_puts(&t->message, "; the servers for names could not be set back");
 	return e;
 }
 
