@@ -25,11 +25,11 @@ static json_t *conn_json(const struct conn_view *v)
 {
 	const char *tls = v->tls_version == 13 ? "1.3" : v->tls_version == 12 ? "1.2" : NULL;
 	const char *kind = v->is_websocket ? "websocket" : v->is_tunnel ? "tunnel" : "http";
-	json_t *json = json_pack("{s:I, s:i, s:o, s:o, s:o, s:o, s:o, s:s, s:s, s:s?}", "id",
-				 (json_int_t)v->id, "worker", (int)v->worker_ix, "client",
-				 addr_json(&v->client), "peer", addr_json(&v->peer), "listener",
-				 addr_json(&v->listen), "route", name_or_null(v->route), "kind",
-				 kind, "state", v->state, "tls", tls);
+	json_t *json =
+		json_pack("{s:I, s:i, s:o, s:o, s:o, s:o, s:s, s:s, s:s?}", "id", (json_int_t)v->id,
+			  "worker", (int)v->worker_ix, "client", addr_json(&v->client), "peer",
+			  addr_json(&v->peer), "listener", addr_json(&v->listen), "route",
+			  name_or_null(v->route), "kind", kind, "state", v->state, "tls", tls);
 	json_t *more = json_pack("{s:o, s:f, s:f, s:I, s:I, s:I}", "upstream",
 				 name_or_null(v->upstream), "age_s", (double)v->age_ms / 1000.0,
 				 "idle_s", (double)v->idle_ms / 1000.0, "bytes_in",

@@ -383,7 +383,10 @@ def test_round_robin_and_weights(t):
     port, weighted = t.port(), t.port()
     heavy = forward("heavy", [weighted], [origins[0].port, origins[1].port])
     heavy["action"]["targets"][1]["weight"] = 3
-    t.proxy([forward("all", [port], [o.port for o in origins]), heavy], workers=1)
+    even = forward("all", [port], [o.port for o in origins])
+    for route in (heavy, even):
+        route["action"]["balance"] = "round-robin"
+    t.proxy([even, heavy], workers=1)
     c = t.connect(port)
     got = [c.get().body for _ in range(9)]
     assert sorted(got) == [b"0"] * 3 + [b"1"] * 3 + [b"2"] * 3, got
