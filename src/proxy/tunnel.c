@@ -76,6 +76,8 @@ static void end_tunnel(struct tunnel *t, enum exchange_end end)
 	stream_release(t, &t->down);
 	unpin(t);
 	__atomic_store_n(&w->stats.tunnels_open, w->stats.tunnels_open - 1, __ATOMIC_RELAXED);
+	if (w->stats.tunnels_open == 0)
+		pipe_pool_fini(&w->pipes); /* a quiet worker holds no descriptors */
 	conn->tunnel = NULL;
 	conn->end = end;
 	free(t);
