@@ -1,6 +1,5 @@
 #include "hello_real.h"
-#include "run.h"
-#include "wire/tls.h"
+#include "hellos.h"
 
 #define TEXT(literal) (literal), sizeof(literal) - 1
 
@@ -16,25 +15,6 @@
 #define ECH_OUTER   "\xfe\x0d\x00\x03\x00\xaa\xbb"
 #define ECH_INNER   "\xfe\x0d\x00\x01\x01"
 #define NAME_32     "0123456789abcdef0123456789abcdef"
-
-struct bytes {
-	size_t len;
-	uint8_t at[70000];
-};
-
-static void put(struct bytes *b, unsigned value, unsigned byte_cnt)
-{
-	ck_assert(b->len + byte_cnt <= sizeof(b->at));
-	while (byte_cnt-- > 0)
-		b->at[b->len++] = (uint8_t)(value >> (8 * byte_cnt));
-}
-
-static void put_text(struct bytes *b, const char *text, size_t len)
-{
-	ck_assert(b->len + len <= sizeof(b->at));
-	memcpy(b->at + b->len, text, len);
-	b->len += len;
-}
 
 /* A ClientHello message. ext: the extension block's content; NULL: no block at all. */
 static void build_message(struct bytes *b, unsigned version, const char *ext, size_t ext_len)
@@ -54,64 +34,6 @@ static void build_message(struct bytes *b, unsigned version, const char *ext, si
 		return;
 	put(b, (unsigned)ext_len, 2);
 	put_text(b, ext, ext_len);
-}
-
-/* The message in records of record_len bytes. */
-static void build_records(struct bytes *b, const struct bytes *message, size_t record_len)
-{
-	b->len = 0;
-	for (size_t at = 0; at < message->len; at += record_len) {
-		size_t left = message->len - at;
-		size_t len = left < record_len ? left : record_len;
-		put(b, 0x160301, 3);
-		put(b, (unsigned)len, 2);
-		put_text(b, (const char *)message->at + at, len);
-	}
-}
-
-static void describe(const struct wire_hello *h, char *dst, size_t size)
-{
-	int n = snprintf(dst, size, "%04x sni=%s%s%s%s", h->legacy_version, h->sni,
-			 h->has_tls12 ? " 1.2" : "", h->has_tls13 ? " 1.3" : "",
-			 h->has_ech ? " ech" : "");
-	for (uint32_t i = 0; i < h->alpn_cnt; i++)
-		n += snprintf(dst + n, size - (size_t)n, " %.*s", h->alpn[i].len, h->alpn[i].name);
-}
-
-/* Parses b at every cut: MORE up to one byte, and from there on always what is wanted. */
-static void check_all_cuts(const char *name, const struct bytes *b, size_t hello_len,
-			   enum wire_hello_reason want, const char *want_text)
-{
-	bool is_decided = false;
-	struct wire_hello_scan scan = { 0 };
-	for (size_t cut = 0; cut <= b->len; cut++) {
-		struct wire_hello hello = { 0 };
-		enum wire_hello_reason reason;
-		char *part = copy_exactly((const char *)b->at, cut);
-		enum wire_step step = wire_hello_parse((const uint8_t *)part, cut, &hello, &reason);
-		bool is_ready = wire_hello_is_ready(&scan, (const uint8_t *)part, cut);
-		free(part);
-		ck_assert_msg(is_ready ? step != WIRE_MORE : step != WIRE_DONE,
-			      "%s: ready %d, step %d at %zu", name, is_ready, (int)step, cut);
-		ck_assert_msg(!is_decided || step != WIRE_MORE, "%s: undecided again at %zu", name,
-			      cut);
-		if (step == WIRE_MORE)
-			continue;
-		is_decided = true;
-		ck_assert_msg(reason == want, "%s: reason %d at %zu", name, (int)reason, cut);
-		ck_assert_msg((step == WIRE_DONE) == (want == WIRE_HELLO_OK), "%s: step %d", name,
-			      (int)step);
-		if (step == WIRE_FAIL)
-			continue;
-		char text[512];
-		describe(&hello, text, sizeof(text));
-		ck_assert_msg(strcmp(text, want_text) == 0, "%s:\n%s\n%s", name, text, want_text);
-		ck_assert_msg(cut >= hello_len && hello.consumed == hello_len,
-			      "%s: %zu of %zu bytes, cut at %zu", name, hello.consumed, hello_len,
-			      cut);
-		ck_assert_uint_eq(hello.sni_len, strlen(hello.sni));
-	}
-	ck_assert_msg(is_decided, "%s: never decided", name);
 }
 
 static const struct {
@@ -223,7 +145,7 @@ START_TEST(parses_over_records_and_cuts)
 	static struct bytes message, records;
 	build_message(&message, hellos[_i].version, hellos[_i].ext, hellos[_i].ext_len);
 	for (int i = 0; i < ROW_CNT(record_lens); i++) {
-		build_records(&records, &message, record_lens[i]);
+		build_records(&records, &message, record_lens[i], record_lens[i]);
 		size_t hello_len = records.len;
 		put_text(&records,
 			 TEXT("\x14\x03\x03\x00\x01\x01")); /* what follows does not matter */
@@ -319,7 +241,7 @@ static enum wire_step parse_large(size_t ext_len, size_t record_len,
 	put(&ext, (unsigned)ext_len, 2);
 	memset(ext.at + ext.len, 'x', ext_len);
 	build_message(&message, 0x0303, (const char *)ext.at, ext.len + ext_len);
-	build_records(&records, &message, record_len);
+	build_records(&records, &message, record_len, record_len);
 	return wire_hello_parse(records.at, records.len, &hello, ret_reason);
 }
 
@@ -345,7 +267,7 @@ START_TEST(waits_for_the_whole)
 	static const char ext[10000] = { 0x1a, 0x1a, 9996 >> 8, 9996 & 255 };
 	build_message(&message, 0x0303, ext, sizeof(ext));
 	for (size_t record_len = 1; record_len < 20000; record_len *= 3) {
-		build_records(&records, &message, record_len);
+		build_records(&records, &message, record_len, record_len);
 		struct wire_hello_scan scan = { 0 };
 		for (size_t len = 0; len < records.len; len++)
 			ck_assert_msg(!wire_hello_is_ready(&scan, records.at, len), "%zu", len);
