@@ -145,7 +145,7 @@ struct upstream_choice {
 	uint64_t key_hash;  /* CONFIG_BALANCE_HASH: upstream_hash of the key */
 	const char *cookie; /* CONFIG_BALANCE_STICKY: its value as received; NULL: none */
 	uint32_t cookie_len;
-	uint16_t tried[UPSTREAM_TRIES_MAX];
+	uint16_t tried[UPSTREAM_TRIES_MAX]; /* what was chosen so far; upstream_choose adds to it */
 	unsigned tried_cnt;
 	/* result */
 	struct upstream *upstream;

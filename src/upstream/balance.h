@@ -32,3 +32,5 @@ static inline uint64_t hash_mix(uint64_t h)
 }
 /* A target by the key's hash, from the Maglev table; TARGET_NONE: none is fit. */
 uint16_t maglev_pick(const struct group_pick *p);
+/* Largest number that divides all weights of those that are not backup. */
+uint32_t group_weight_divisor(const struct upstream_group *group);

@@ -24,8 +24,8 @@ static bool is_same_tls(const struct config_upstream_tls *a, const struct config
 
 static struct upstream_group **bucket_of(struct upstreams *us, const struct config_upstream *config)
 {
-	return &us->group_buckets[rand_hash(&config, sizeof(config)) %
-				  SP_ARRAY_LEN(us->group_buckets)];
+	uintptr_t key = (uintptr_t)config;
+	return &us->group_buckets[rand_hash(&key, sizeof(key)) % SP_ARRAY_LEN(us->group_buckets)];
 }
 
 static void free_group(struct upstreams *us, struct upstream_group *group)

@@ -13,22 +13,10 @@
 
 static const uint32_t sizes[] = { 1021, 4093, 16381, 65537 }; /* primes */
 
-static uint32_t find_divisor(uint32_t a, uint32_t b)
-{
-	while (b != 0) {
-		uint32_t rest = a % b;
-		a = b;
-		b = rest;
-	}
-	return a;
-}
-
 static uint32_t choose_size(const struct upstream_group *group)
 {
-	uint32_t divisor = 0;
-	for (uint32_t i = 0; i < group->active_cnt; i++)
-		divisor = find_divisor(divisor, group->targets[group->active[i]].weight);
-	uint64_t wanted = (uint64_t)(group->weight_sum / divisor) * ENTRIES_PER_SHARE;
+	uint64_t wanted =
+		(uint64_t)ENTRIES_PER_SHARE * group->weight_sum / group_weight_divisor(group);
 	size_t i = 0;
 	while (i + 1 < SP_ARRAY_LEN(sizes) && sizes[i] < wanted)
 		i++;

@@ -56,10 +56,9 @@ static void play_rounds(const struct upstream_group *group, const uint32_t *weig
 	}
 }
 
-/* Weights by their common divisor, and smaller when they make too long a schedule. */
-static uint32_t scale_weights(const struct upstream_group *group, uint32_t *weights)
+uint32_t group_weight_divisor(const struct upstream_group *group)
 {
-	uint32_t divisor = 0, sum = 0;
+	uint32_t divisor = 0;
 	for (uint32_t i = 0; i < group->active_cnt; i++) {
 		uint32_t a = group->targets[group->active[i]].weight, b = divisor;
 		while (b != 0) {
@@ -69,6 +68,13 @@ static uint32_t scale_weights(const struct upstream_group *group, uint32_t *weig
 		}
 		divisor = a;
 	}
+	return divisor > 0 ? divisor : 1;
+}
+
+/* Weights by their common divisor, and smaller when they make too long a schedule. */
+static uint32_t scale_weights(const struct upstream_group *group, uint32_t *weights)
+{
+	uint32_t divisor = group_weight_divisor(group), sum = 0;
 	while (divisor < 256 && group->weight_sum / divisor > SCHEDULE_MAX &&
 	       group->weight_sum / divisor > 2 * group->active_cnt)
 		divisor *= 2;

@@ -1,4 +1,5 @@
-/* upstream: which target takes a request, by every way of balancing; ejection, retries, slow start. */
+/* upstream: which target takes a request, by every way of balancing; groups by configuration. */
+#include "smartproxy/tls.h"
 #include "upstream_groups.h"
 
 #define DRAWS 20000
@@ -347,6 +348,64 @@ START_TEST(sticky_backup)
 }
 END_TEST
 
+/* ---- groups ---- */
+
+START_TEST(one_group)
+{
+	set_up_workers(1);
+	start_group(CONFIG_BALANCE_P2C, 1);
+	struct upstream_group *again = NULL, *other = NULL, *plain = model.group;
+	static const struct config_upstream_tls tls = { .wants_verify = false };
+	static const struct config_upstream_tls same_tls = { .wants_verify = false };
+	struct model copy = model;
+	copy.config.targets = copy.targets;
+	sp_role_assume_control();
+	ck_assert_int_eq(tls_init(), ERR_OK);
+	ck_assert_int_eq(upstream_group_get(upstreams, &model.config, NULL, &again, NULL), ERR_OK);
+	ck_assert_ptr_eq(again, plain);
+	upstream_group_put(upstreams, again);
+	/* Over TLS it is another one, with other targets. */
+	ck_assert_int_eq(upstream_group_get(upstreams, &model.config, &tls, &other, NULL), ERR_OK);
+	ck_assert_int_eq(upstream_group_get(upstreams, &model.config, &same_tls, &again, NULL),
+			 ERR_OK);
+	ck_assert(other == again && other != plain &&
+		  other->targets[0].upstream != plain->targets[0].upstream);
+	upstream_group_put(upstreams, other);
+	upstream_group_put(upstreams, again);
+	/* The next configuration's has the same targets. */
+	make_group(&copy);
+	ck_assert_ptr_ne(copy.group, plain);
+	ck_assert_ptr_eq(target_at(&copy, 0), target_at(&model, 0));
+	ck_assert_str_eq(upstream_group_name(copy.group), "app");
+	ck_assert_ptr_eq(upstream_group_config(copy.group), &copy.config);
+	put_group(&copy);
+	end_group();
+	tls_fini();
+}
+END_TEST
+
+/* One target cannot be had: nothing is left of the others. */
+START_TEST(group_fails)
+{
+	set_up_workers(1);
+	start_group(CONFIG_BALANCE_P2C, 1);
+	static const struct config_upstream_tls tls = { .wants_verify = true,
+							.ca_file = "/nonexistent/ca.pem" };
+	struct upstream_group *group = NULL;
+	struct text why = { 0 };
+	sp_role_assume_control();
+	ck_assert_int_eq(tls_init(), ERR_OK);
+	ck_assert_int_ne(upstream_group_get(upstreams, &model.config, &tls, &group, &why), ERR_OK);
+	ck_assert_ptr_null(group);
+	ck_assert_ptr_nonnull(why.data);
+	ck_assert_msg(strstr(why.data, "/nonexistent/ca.pem") != NULL, "%s", why.data);
+	text_fini(&why);
+	ck_assert_uint_eq(target_at(&model, 0)->ref_cnt, 1);
+	end_group();
+	tls_fini();
+}
+END_TEST
+
 /* ---- who is left ---- */
 
 /* Per target: u(p), d(own), e(jected), t(ried), n(o address); in capitals: a backup. */
@@ -500,7 +559,7 @@ static const struct {
 	double least, most;
 } slow[] = {
 	/* 10 of 110, 55 of 155; by keys and at random: 10 %, 55 % of a half */
-	{ CONFIG_BALANCE_ROUND_ROBIN, 0, .08, .1 },  { CONFIG_BALANCE_ROUND_ROBIN, 500, .3, .4 },
+	{ CONFIG_BALANCE_ROUND_ROBIN, 0, .08, .1 },   { CONFIG_BALANCE_ROUND_ROBIN, 500, .3, .4 },
 	{ CONFIG_BALANCE_ROUND_ROBIN, 1000, .5, .5 }, { CONFIG_BALANCE_HASH, 0, .03, .08 },
 	{ CONFIG_BALANCE_HASH, 500, .25, .32 },       { CONFIG_BALANCE_HASH, 1000, .47, .53 },
 	{ CONFIG_BALANCE_P2C, 0, .03, .08 },          { CONFIG_BALANCE_P2C, 1000, .47, .53 },
@@ -554,147 +613,6 @@ START_TEST(slow_start_load)
 }
 END_TEST
 
-/* ---- ejection ---- */
-
-static void report(unsigned ix, enum upstream_failure failure)
-{
-	struct upstream_choice choice = { .upstream = target_at(&model, ix),
-					  .target_ix = (uint16_t)ix };
-	upstream_report(&workers[0], model.group, &choice, failure, "why");
-}
-
-static void fail_times(unsigned ix, unsigned times)
-{
-	while (times-- > 0)
-		report(ix, UPSTREAM_FAILURE_CLOSED);
-}
-
-static bool is_ejected(unsigned ix)
-{
-	return atomic_load(&target_at(&model, ix)->ejected_until_ms) > loop_now_ms(worker_loops[0]);
-}
-
-static int64_t ejected_for_ms(unsigned ix)
-{
-	return atomic_load(&target_at(&model, ix)->ejected_until_ms) - loop_now_ms(worker_loops[0]);
-}
-
-START_TEST(ejection)
-{
-	set_up_workers(1);
-	start_group(CONFIG_BALANCE_P2C, 4);
-	struct upstream *u = target_at(&model, 0);
-	fail_times(0, 4);
-	ck_assert(!is_ejected(0));
-	report(0, UPSTREAM_FAILURE_NONE); /* no longer in a row */
-	fail_times(0, 4);
-	ck_assert(!is_ejected(0));
-	report(0, UPSTREAM_FAILURE_UNRESOLVED); /* not of traffic */
-	ck_assert(!is_ejected(0));
-	fail_times(0, 1);
-	ck_assert(is_ejected(0));
-	ck_assert_uint_eq(atomic_load(&u->ejections), 1);
-	ck_assert_int_eq(ejected_for_ms(0), 10000);
-	ck_assert_uint_eq(u->pools[0].failures, 10);
-	ck_assert_int_eq(atomic_load(&u->last_failure), UPSTREAM_FAILURE_CLOSED);
-	ck_assert_str_eq(u->last_why, "why");
-	ck_assert_int_gt(atomic_load(&u->last_failure_unix_s), 0);
-	/* What was under way ends badly or well: neither longer nor shorter. */
-	fail_times(0, 20);
-	report(0, UPSTREAM_FAILURE_NONE);
-	ck_assert_int_eq(ejected_for_ms(0), 10000);
-	for (int i = 0; i < 100; i++)
-		ck_assert_uint_ne(choose(&model), 0);
-	end_group();
-}
-END_TEST
-
-/* Times grow while it comes back no better, at most tenfold; a success makes them short again. */
-START_TEST(ejection_grows)
-{
-	set_up_workers(1);
-	start_group(CONFIG_BALANCE_P2C, 4);
-	struct upstream *u = target_at(&model, 0);
-	for (int i = 1; i <= 12; i++) {
-		fail_times(0, 5);
-		ck_assert_int_eq(ejected_for_ms(0), 10000 * (i < 10 ? i : 10));
-		atomic_store(&u->ejected_until_ms, loop_now_ms(worker_loops[0]));
-	}
-	report(0, UPSTREAM_FAILURE_NONE);
-	fail_times(0, 5);
-	ck_assert_int_eq(ejected_for_ms(0), 10000);
-	end_group();
-}
-END_TEST
-
-static const struct {
-	unsigned cnt, backup_cnt, failures, share;
-	unsigned want; /* that are ejected when all of them fail */
-} ejection_shares[] = {
-	{ 4, 0, 5, 50, 2 },  { 3, 0, 5, 50, 1 },  { 2, 0, 5, 10, 1 },  { 1, 0, 5, 50, 0 },
-	{ 10, 0, 5, 30, 3 }, { 4, 0, 5, 100, 3 }, { 4, 0, 0, 100, 0 }, { 4, 0, 5, 0, 0 },
-	{ 1, 1, 5, 50, 1 },  { 2, 1, 5, 100, 2 },
-};
-
-START_TEST(ejection_share)
-{
-	set_up_workers(1);
-	unsigned cnt = ejection_shares[_i].cnt, all = cnt + ejection_shares[_i].backup_cnt;
-	model_init(&model, CONFIG_BALANCE_P2C, all);
-	model.config.ejection.failures = ejection_shares[_i].failures;
-	model.config.ejection.max_share_percent = ejection_shares[_i].share;
-	for (unsigned i = cnt; i < all; i++)
-		model.targets[i].is_backup = true;
-	make_group(&model);
-	unsigned ejected = 0;
-	for (unsigned i = 0; i < cnt; i++)
-		fail_times(i, 50);
-	for (unsigned i = 0; i < cnt; i++)
-		ejected += is_ejected(i);
-	ck_assert_uint_eq(ejected, ejection_shares[_i].want);
-	end_group();
-}
-END_TEST
-
-/* ---- retries ---- */
-
-START_TEST(budget)
-{
-	set_up_workers(1);
-	start_group(CONFIG_BALANCE_P2C, 1);
-	struct upstream_choice choice = { 0 };
-	(void)choose_by(&model, 0, &choice);
-	struct upstream_pool *pool = &choice.upstream->pools[0];
-	struct upstream_ticket ticket = { 0 };
-	unsigned cnt = 0;
-	while (upstream_may_retry(&workers[0], model.group, &choice))
-		cnt++;
-	ck_assert_uint_eq(cnt, 10); /* of a quiet target */
-	ck_assert_uint_eq(pool->retries, 10);
-	for (int i = 0; i < 100; i++) {
-		ck_assert_int_eq(upstream_enter(&workers[0], model.group, &choice, &ticket),
-				 STEP_DONE);
-		upstream_leave(&ticket);
-	}
-	for (cnt = 0; upstream_may_retry(&workers[0], model.group, &choice);)
-		cnt++;
-	ck_assert_uint_eq(cnt, 20); /* percent of 100 requests */
-	for (int i = 0; i < 10000; i++) {
-		ck_assert_int_eq(upstream_enter(&workers[0], model.group, &choice, &ticket),
-				 STEP_DONE);
-		upstream_leave(&ticket);
-	}
-	for (cnt = 0; upstream_may_retry(&workers[0], model.group, &choice);)
-		cnt++;
-	ck_assert_uint_eq(cnt, 100); /* saved up at most */
-	ck_assert_uint_eq(pool->requests, 10100);
-	choice.tried_cnt = 3;
-	pool->retry_credit = 1000;
-	ck_assert(!upstream_may_retry(&workers[0], model.group, &choice)); /* tries are used up */
-	end_group();
-}
-END_TEST
-
 int main(void)
 {
 	Suite *suite = suite_create("upstream_balance");
@@ -711,15 +629,13 @@ int main(void)
 	tcase_add_test(tc, sticky);
 	tcase_add_loop_test(tc, odd_cookie, 0, SP_ARRAY_LEN(odd_cookies));
 	tcase_add_test(tc, sticky_backup);
+	tcase_add_test(tc, one_group);
+	tcase_add_test(tc, group_fails);
 	tcase_add_loop_test(tc, left, 0, SP_ARRAY_LEN(lefts));
 	tcase_add_test(tc, tried_all);
 	tcase_add_test(tc, addresses_in_turn);
 	tcase_add_loop_test(tc, slow_start, 0, SP_ARRAY_LEN(slow));
 	tcase_add_test(tc, slow_start_load);
-	tcase_add_test(tc, ejection);
-	tcase_add_test(tc, ejection_grows);
-	tcase_add_loop_test(tc, ejection_share, 0, SP_ARRAY_LEN(ejection_shares));
-	tcase_add_test(tc, budget);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);

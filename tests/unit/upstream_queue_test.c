@@ -1,4 +1,5 @@
-/* upstream: places at targets with max_connections, over all workers, and the lines of those who wait. */
+/* upstream: places at targets with max_connections, over all workers, and the lines of those who wait;
+ * what becomes of requests: ejection, budgets of retries. */
 #include "smartproxy/thread.h"
 #include "upstream_groups.h"
 
@@ -389,25 +390,24 @@ static void run_crowd(void *arg)
 START_TEST(crowds)
 {
 	start_group(4, PLACES, _i == 0 ? 100 : 5);
-	static struct crowd crowds[4];
+	static struct crowd list[4];
 	struct thread *threads[4];
-	memset(crowds, 0, sizeof(crowds));
+	memset(list, 0, sizeof(list));
 	for (unsigned i = 0; i < 4; i++) {
-		crowds[i].w = &workers[i];
-		crowds[i].rand_state = i + 1;
-		ck_assert_int_eq(thread_start("crowd", run_crowd, &crowds[i], &threads[i]), ERR_OK);
+		list[i].w = &workers[i];
+		list[i].rand_state = i + 1;
+		ck_assert_int_eq(thread_start("crowd", run_crowd, &list[i], &threads[i]), ERR_OK);
 	}
 	unsigned refused_times = 0;
 	for (unsigned i = 0; i < 4; i++)
 		thread_join(threads[i]);
 	for (unsigned i = 0; i < 4; i++) {
-		ck_assert_msg(!crowds[i].has_starved, "worker %u waits in vain", i);
+		ck_assert_msg(!list[i].has_starved, "worker %u waits in vain", i);
 		/* Who did not give up was served. */
-		ck_assert_uint_eq(crowds[i].held_times + crowds[i].cancelled_times,
-				  crowds[i].rounds);
-		ck_assert_uint_gt(crowds[i].held_times, 0);
-		ck_assert_uint_gt(crowds[i].cancelled_times, 0);
-		refused_times += crowds[i].refused_times;
+		ck_assert_uint_eq(list[i].held_times + list[i].cancelled_times, list[i].rounds);
+		ck_assert_uint_gt(list[i].held_times, 0);
+		ck_assert_uint_gt(list[i].cancelled_times, 0);
+		refused_times += list[i].refused_times;
 	}
 	ck_assert(!atomic_load(&has_exceeded));
 	ck_assert((refused_times > 0) == (_i == 1));
@@ -417,6 +417,151 @@ START_TEST(crowds)
 	ck_assert_uint_eq(waiting(), 0);
 	for (unsigned i = 0; i < 4; i++)
 		ck_assert_uint_eq(target_at(&model, 0)->pools[i].in_use, 0);
+	end_group();
+}
+END_TEST
+
+/* ---- ejection ---- */
+
+static void start_targets(unsigned cnt)
+{
+	set_up_workers(1);
+	model_init(&model, CONFIG_BALANCE_P2C, cnt);
+	make_group(&model);
+}
+
+static void report(unsigned ix, enum upstream_failure failure)
+{
+	struct upstream_choice choice = { .upstream = target_at(&model, ix),
+					  .target_ix = (uint16_t)ix };
+	upstream_report(&workers[0], model.group, &choice, failure, "why");
+}
+
+static void fail_times(unsigned ix, unsigned times)
+{
+	while (times-- > 0)
+		report(ix, UPSTREAM_FAILURE_CLOSED);
+}
+
+static bool is_ejected(unsigned ix)
+{
+	return atomic_load(&target_at(&model, ix)->ejected_until_ms) > loop_now_ms(worker_loops[0]);
+}
+
+static int64_t ejected_for_ms(unsigned ix)
+{
+	return atomic_load(&target_at(&model, ix)->ejected_until_ms) - loop_now_ms(worker_loops[0]);
+}
+
+START_TEST(ejection)
+{
+	start_targets(4);
+	struct upstream *u = target_at(&model, 0);
+	fail_times(0, 4);
+	ck_assert(!is_ejected(0));
+	report(0, UPSTREAM_FAILURE_NONE); /* no longer in a row */
+	fail_times(0, 4);
+	ck_assert(!is_ejected(0));
+	report(0, UPSTREAM_FAILURE_UNRESOLVED); /* not of traffic */
+	ck_assert(!is_ejected(0));
+	fail_times(0, 1);
+	ck_assert(is_ejected(0));
+	ck_assert_uint_eq(atomic_load(&u->ejections), 1);
+	ck_assert_int_eq(ejected_for_ms(0), 10000);
+	ck_assert_uint_eq(u->pools[0].failures, 10);
+	ck_assert_int_eq(atomic_load(&u->last_failure), UPSTREAM_FAILURE_CLOSED);
+	ck_assert_str_eq(u->last_why, "why");
+	ck_assert_int_gt(atomic_load(&u->last_failure_unix_s), 0);
+	/* What was under way ends badly or well: neither longer nor shorter. */
+	fail_times(0, 20);
+	report(0, UPSTREAM_FAILURE_NONE);
+	ck_assert_int_eq(ejected_for_ms(0), 10000);
+	for (int i = 0; i < 100; i++)
+		ck_assert_uint_ne(choose(&model), 0);
+	end_group();
+}
+END_TEST
+
+/* Times grow while it comes back no better, at most tenfold; a success makes them short again. */
+START_TEST(ejection_grows)
+{
+	start_targets(4);
+	struct upstream *u = target_at(&model, 0);
+	for (int i = 1; i <= 12; i++) {
+		fail_times(0, 5);
+		ck_assert_int_eq(ejected_for_ms(0), 10000 * (i < 10 ? i : 10));
+		atomic_store(&u->ejected_until_ms, loop_now_ms(worker_loops[0]));
+	}
+	report(0, UPSTREAM_FAILURE_NONE);
+	fail_times(0, 5);
+	ck_assert_int_eq(ejected_for_ms(0), 10000);
+	end_group();
+}
+END_TEST
+
+static const struct {
+	unsigned cnt, backup_cnt, failures, share;
+	unsigned want; /* that are ejected when all of them fail */
+} ejection_shares[] = {
+	{ 4, 0, 5, 50, 2 },  { 3, 0, 5, 50, 1 },  { 2, 0, 5, 10, 1 },  { 1, 0, 5, 50, 0 },
+	{ 10, 0, 5, 30, 3 }, { 4, 0, 5, 100, 3 }, { 4, 0, 0, 100, 0 }, { 4, 0, 5, 0, 0 },
+	{ 1, 1, 5, 50, 1 },  { 2, 1, 5, 100, 2 },
+};
+
+START_TEST(ejection_share)
+{
+	set_up_workers(1);
+	unsigned cnt = ejection_shares[_i].cnt, all = cnt + ejection_shares[_i].backup_cnt;
+	model_init(&model, CONFIG_BALANCE_P2C, all);
+	model.config.ejection.failures = ejection_shares[_i].failures;
+	model.config.ejection.max_share_percent = ejection_shares[_i].share;
+	for (unsigned i = cnt; i < all; i++)
+		model.targets[i].is_backup = true;
+	make_group(&model);
+	unsigned ejected = 0;
+	for (unsigned i = 0; i < cnt; i++)
+		fail_times(i, 50);
+	for (unsigned i = 0; i < cnt; i++)
+		ejected += is_ejected(i);
+	ck_assert_uint_eq(ejected, ejection_shares[_i].want);
+	end_group();
+}
+END_TEST
+
+/* ---- retries ---- */
+
+START_TEST(budget)
+{
+	start_group(1, 0, 0);
+	struct upstream_choice choice = { 0 };
+	(void)choose_by(&model, 0, &choice);
+	struct upstream_pool *pool = &choice.upstream->pools[0];
+	struct upstream_ticket ticket = { 0 };
+	unsigned cnt = 0;
+	while (upstream_may_retry(&workers[0], model.group, &choice))
+		cnt++;
+	ck_assert_uint_eq(cnt, 10); /* of a quiet target */
+	ck_assert_uint_eq(pool->retries, 10);
+	for (int i = 0; i < 100; i++) {
+		ck_assert_int_eq(upstream_enter(&workers[0], model.group, &choice, &ticket),
+				 STEP_DONE);
+		upstream_leave(&ticket);
+	}
+	for (cnt = 0; upstream_may_retry(&workers[0], model.group, &choice);)
+		cnt++;
+	ck_assert_uint_eq(cnt, 20); /* percent of 100 requests */
+	for (int i = 0; i < 10000; i++) {
+		ck_assert_int_eq(upstream_enter(&workers[0], model.group, &choice, &ticket),
+				 STEP_DONE);
+		upstream_leave(&ticket);
+	}
+	for (cnt = 0; upstream_may_retry(&workers[0], model.group, &choice);)
+		cnt++;
+	ck_assert_uint_eq(cnt, 100); /* saved up at most */
+	ck_assert_uint_eq(pool->requests, 10100);
+	choice.tried_cnt = 3;
+	pool->retry_credit = 1000;
+	ck_assert(!upstream_may_retry(&workers[0], model.group, &choice)); /* tries are used up */
 	end_group();
 }
 END_TEST
@@ -434,6 +579,10 @@ int main(void)
 	tcase_add_loop_test(tc, kept_by_tickets, 0, 3);
 	tcase_add_test(tc, kept_by_hand_over);
 	tcase_add_loop_test(tc, crowds, 0, 2);
+	tcase_add_test(tc, ejection);
+	tcase_add_test(tc, ejection_grows);
+	tcase_add_loop_test(tc, ejection_share, 0, SP_ARRAY_LEN(ejection_shares));
+	tcase_add_test(tc, budget);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);

@@ -1,4 +1,4 @@
-/* upstream: connections to targets and their pools, groups by configuration, and how long targets live. The test's
+/* upstream: connections to targets and their pools, and how long targets live. The test's
  * own thread is the worker, the control thread and the other end in turn. */
 #include <errno.h>
 #include <fcntl.h>
@@ -567,62 +567,6 @@ START_TEST(tls_idle)
 }
 END_TEST
 
-/* ---- groups ---- */
-
-START_TEST(one_group)
-{
-	set_up();
-	struct upstream_group *again = NULL, *other = NULL, *plain = model.group;
-	static const struct config_upstream_tls tls = { .wants_verify = false };
-	static const struct config_upstream_tls same_tls = { .wants_verify = false };
-	struct model copy = model;
-	copy.config.targets = copy.targets;
-	sp_role_assume_control();
-	ck_assert_int_eq(tls_init(), ERR_OK);
-	ck_assert_int_eq(upstream_group_get(upstreams, &model.config, NULL, &again, NULL), ERR_OK);
-	ck_assert_ptr_eq(again, plain);
-	upstream_group_put(upstreams, again);
-	/* Over TLS it is another one, with other targets. */
-	ck_assert_int_eq(upstream_group_get(upstreams, &model.config, &tls, &other, NULL), ERR_OK);
-	ck_assert_int_eq(upstream_group_get(upstreams, &model.config, &same_tls, &again, NULL),
-			 ERR_OK);
-	ck_assert(other == again && other != plain &&
-		  other->targets[0].upstream != plain->targets[0].upstream);
-	upstream_group_put(upstreams, other);
-	upstream_group_put(upstreams, again);
-	/* The next configuration's has the same targets. */
-	make_group(&copy);
-	ck_assert_ptr_ne(copy.group, plain);
-	ck_assert_ptr_eq(target_at(&copy, 0), target);
-	ck_assert_str_eq(upstream_group_name(copy.group), "app");
-	ck_assert_ptr_eq(upstream_group_config(copy.group), &copy.config);
-	put_group(&copy);
-	tear_down();
-	tls_fini();
-}
-END_TEST
-
-/* One target cannot be had: nothing is left of the others. */
-START_TEST(group_fails)
-{
-	set_up();
-	static const struct config_upstream_tls tls = { .wants_verify = true,
-							.ca_file = "/nonexistent/ca.pem" };
-	struct upstream_group *group = NULL;
-	struct text why = { 0 };
-	sp_role_assume_control();
-	ck_assert_int_eq(tls_init(), ERR_OK);
-	ck_assert_int_ne(upstream_group_get(upstreams, &model.config, &tls, &group, &why), ERR_OK);
-	ck_assert_ptr_null(group);
-	ck_assert_ptr_nonnull(why.data);
-	ck_assert_msg(strstr(why.data, "/nonexistent/ca.pem") != NULL, "%s", why.data);
-	text_fini(&why);
-	ck_assert_uint_eq(target->ref_cnt, 1);
-	tear_down();
-	tls_fini();
-}
-END_TEST
-
 /* ---- life ---- */
 
 /* A target that no group has any more: its idle connections are closed on the worker, then it is freed on the
@@ -692,8 +636,6 @@ int main(void)
 	tcase_add_test(tc, tls_unverified);
 	tcase_add_loop_test(tc, tls_broken, 0, 2);
 	tcase_add_loop_test(tc, tls_idle, 0, 4);
-	tcase_add_test(tc, one_group);
-	tcase_add_test(tc, group_fails);
 	tcase_add_loop_test(tc, put_closes_idle, 0, 2);
 	tcase_add_test(tc, kept_by_connection);
 	suite_add_tcase(suite, tc);
