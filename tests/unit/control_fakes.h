@@ -86,6 +86,14 @@ int64_t workers_stall_ms(struct workers *ws, unsigned *ret_ix)
 	(void)ws, (void)ret_ix;
 	return 0;
 }
+enum err workers_connections(struct workers *ws, size_t max, struct conn_view **ret_views,
+			     size_t *ret_cnt)
+{
+	(void)ws, (void)max;
+	*ret_views = NULL;
+	*ret_cnt = 0;
+	return ERR_OK;
+}
 void workers_stats(const struct workers *ws, struct worker_stats *ret_stats)
 {
 	(void)ws;

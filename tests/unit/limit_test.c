@@ -35,6 +35,7 @@ static void leave(struct limits *limits, const struct limit_settings *settings, 
 
 START_TEST(per_address)
 {
+	sp_role_assume_control();
 	struct limits *limits = NULL;
 	struct limit_settings settings = { .per_ip = 2, .ipv6_prefix = 64 };
 	ck_assert_int_eq(limits_new(&limits), ERR_OK);
@@ -80,6 +81,7 @@ static const struct {
 
 START_TEST(rate)
 {
+	sp_role_assume_control();
 	struct limits *limits = NULL;
 	struct limit_settings settings = { .rate_per_ip = rates[_i].rate,
 					   .burst_per_ip = rates[_i].burst,
@@ -102,6 +104,7 @@ END_TEST
 /* B28: a million addresses that come and go leave a bounded table behind. */
 START_TEST(flood_is_bounded)
 {
+	sp_role_assume_control();
 	struct limits *limits = NULL;
 	struct limit_settings settings = { .rate_per_ip = 1, .ipv6_prefix = 128 };
 	ck_assert_int_eq(limits_new(&limits), ERR_OK);
@@ -174,6 +177,7 @@ static void *run_burst(void *arg)
 
 START_TEST(exact_over_threads)
 {
+	sp_role_assume_control();
 	pthread_t threads[THREAD_CNT];
 	burst.settings =
 		(struct limit_settings){ .connections = 6, .per_ip = 3, .ipv6_prefix = 64 };
@@ -194,6 +198,7 @@ END_TEST
 
 START_TEST(over_all)
 {
+	sp_role_assume_control();
 	struct limits *limits = NULL;
 	struct limit_settings settings = { .connections = 2 }, none = { 0 };
 	ck_assert_int_eq(limits_new(&limits), ERR_OK);
@@ -213,8 +218,8 @@ START_TEST(counters)
 {
 	struct limits *limits = NULL;
 	struct limit_counter *a = NULL, *again = NULL, *b = NULL;
-	ck_assert_int_eq(limits_new(&limits), ERR_OK);
 	sp_role_assume_control();
+	ck_assert_int_eq(limits_new(&limits), ERR_OK);
 	ck_assert_int_eq(limit_counter_get(limits, "a", &a), ERR_OK);
 	ck_assert_int_eq(limit_counter_get(limits, "b", &b), ERR_OK);
 	ck_assert_ptr_ne(a, b);
