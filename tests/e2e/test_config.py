@@ -40,6 +40,63 @@ def test_T_round_trips(t):
     assert run_proxy("-t", "-c", t.path("y.conf"))[0] == 0
 
 
+EDGE = """global: { state_dir = "%(dir)s/state"; control = { path = "%(dir)s/c.sock"; }; };
+dns = { servers = [ "127.0.0.1:5353" ]; max_ttl = "10m"; };
+listeners = ( { ports = [ 443 ]; proxy_protocol = { trusted = [ "10.0.0.0/8" ]; }; } );
+limits = { connections_per_ip = 10; connection_rate_per_ip = 5; };
+timeouts = { hello = "2s"; tunnel_idle = "10m"; };
+upstreams: (
+  { name = "app"; targets = ( { host = "10.0.0.1"; port = 80; proxy_protocol = "v2"; }, { host = "10.0.0.2"; port = 80; backup = true; } );
+    balance = "hash"; hash_key = "header:X-User"; check = { type = "http"; status = "204"; }; retry = { tries = 2; }; },
+  { name = "tunnel"; targets = ( { host = "10.0.0.3"; port = "preserve"; } ); balance = "least-connections"; }
+);
+routes: (
+  { name = "app"; max_connections = 7; match = { ports = [ 80 ]; }; action = { type = "forward"; upstream = "app"; }; },
+  { name = "through"; match = { ports = [ 443 ]; domains = [ "a.test" ]; alpn = [ "h2" ]; };
+    action = { type = "forward"; upstream = "tunnel"; tls = { mode = "passthrough"; }; }; },
+  { name = "raw"; match = { ports = [ "9000-9010" ]; }; action = { type = "forward"; protocol = "tcp"; upstream = "tunnel"; }; }
+);
+"""
+
+
+def test_upstreams_tunnels_and_listeners_round_trip(t):
+    file = write(t, EDGE % {"dir": t.dir})
+    code, out, err = run_proxy("-t", "-c", file)
+    assert code == 0, out + err
+    code, first, err = run_proxy("-T", "-c", file)
+    assert code == 0, err
+    for word in ("header:x-user", "204", "preserve", "passthrough", "tunnel_idle", "10.0.0.0/8", "least-connections", "127.0.0.1:5353"):
+        assert word in first, f"{word} is not printed"
+    code, second, err = run_proxy("-T", "-c", write(t, first, "y.conf"))
+    assert code == 0, err
+    assert first.replace("y.conf", "x.conf") == second.replace("y.conf", "x.conf")
+
+
+def test_an_upstream_that_is_not_there_is_named_with_the_nearest(t):
+    text = (EDGE % {"dir": t.dir}).replace('upstream = "app"', 'upstream = "ap"').replace('"least-connections"', '"sticky"')
+    code, out, err = run_proxy("-t", "-c", write(t, text))
+    assert code == 1, out + err
+    assert 'routes[0].action.upstream: no upstream has the name "ap"; did you mean "app"?' in err, err
+    for name in ("through", "raw"):
+        assert re.search(r'upstream "tunnel" \(line \d+\) balances by a sticky cookie, which route "%s" does not have' % name, err), err
+
+
+def test_routes_by_the_api_go_to_the_upstreams_of_the_file(t):
+    o, port = t.origin(), t.port()
+    p = t.proxy([respond("a", [port], "old")], start=False)
+    p.config["upstreams"] = ({"name": "app", "targets": ({"host": "127.0.0.1", "port": o.port},)},)
+    p.write()
+    p.start()
+    route = {"name": "a", "match": {"ports": [port]}, "action": {"type": "forward", "upstream": "apq"}}
+    answer = p.put_routes([route])
+    assert answer.status == 400 and 'did you mean \\"app\\"' in answer.text, answer.text
+    assert t.connect(port).get().body == b"old"
+    route["action"]["upstream"] = "app"
+    answer = p.put_routes([route])
+    assert answer.status == 200, answer.text
+    assert t.connect(port).get().status == 200
+
+
 def test_a_file_without_routes_is_an_error_and_no_outage(t):
     """Emptied by a full disk, or cut short: not the wish to close every port."""
     code, out, err = run_proxy("-t", "-c", write(t, ""))

@@ -293,6 +293,36 @@ START_TEST(many_upstreams)
 }
 END_TEST
 
+/* Whatever a file holds, it is refused, or loaded and printed back; nothing leaks or is read beyond
+ * its end. */
+START_TEST(damaged_files)
+{
+	static const char odd[] = "\"{}()[];,=@ 0a:-";
+	char bytes[sizeof(whole)];
+	unsigned seed = 7;
+	for (size_t i = 0; i < 1500; i++) {
+		struct config *c = NULL;
+		struct config_problems problems = { 0 };
+		size_t len = sizeof(whole) - 1;
+		memcpy(bytes, whole, sizeof(whole));
+		for (size_t j = 0; j < 1 + i % 3; j++) {
+			seed = seed * 1103515245 + 12345;
+			size_t at = (seed >> 8) % len;
+			/* A letter for a letter keeps the syntax and changes words. */
+			bool is_letter = bytes[at] >= 'a' && bytes[at] <= 'z';
+			bytes[at] = i % 2 && is_letter ? (char)('a' + (seed >> 4) % 26)
+						       : odd[(seed >> 4) % (sizeof(odd) - 1)];
+		}
+		enum err e = load_bytes(bytes, len, &c, &problems);
+		ck_assert(e == ERR_OK || (e == ERR_CONFIG && problems.cnt > 0) || e == ERR_NOENT);
+		if (c)
+			assert_round_trip(c);
+		put(c);
+		config_problems_fini(&problems);
+	}
+}
+END_TEST
+
 START_TEST(memory_runs_out)
 {
 	size_t failed_cnt = 0;
@@ -332,6 +362,7 @@ int main(void)
 	tcase_add_test(tc, round_trip);
 	tcase_add_test(tc, json_refers_to_upstreams);
 	tcase_add_loop_test(tc, many_upstreams, 0, 2);
+	tcase_add_test(tc, damaged_files);
 	tcase_add_test(tc, memory_runs_out);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
