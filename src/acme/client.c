@@ -23,6 +23,7 @@
 #define CONNECT_TRIES_MAX  3u    /* nobody there: then the order waits, and the CA is probed */
 #define RETRY_AFTER_MAX_MS 30000 /* a longer one ends the call, and the order waits */
 #define DIRECTORY_LIFE_MS  (INT64_C(12) * 3600 * 1000)
+#define TROUBLE_QUIET_MS   60000
 
 #define STALE_TRIES_MAX 8
 
@@ -61,6 +62,7 @@ struct client {
 	struct timer nonce_timer;
 	unsigned nonce_tries;
 	struct list calls, waiting;
+	int64_t trouble_quiet_until_ms; /* 0: nothing said yet */
 	struct task wake_task;
 	bool is_wake_posted, is_dead;
 	struct http_call *probe_call;
@@ -221,6 +223,21 @@ static void fail_waiting(struct client *c, const struct http_response *res)
 	}
 }
 
+/* An order may rest for minutes before it fails with a line of its own: the first repeat says why, one in a minute. */
+static void note_trouble(struct client *c, const char *url, const struct http_response *res)
+{
+	char what[FAILURE_TEXT_MAX], where[FAILURE_TEXT_MAX];
+	if (loop_now_ms(c->loop) < c->trouble_quiet_until_ms)
+		return;
+	c->trouble_quiet_until_ms = loop_now_ms(c->loop) + TROUBLE_QUIET_MS;
+	if (res->err == ERR_OK)
+		text_format(what, sizeof(what), "HTTP status %ld", res->status);
+	else
+		text_escape(what, sizeof(what), res->error_text, strlen(res->error_text));
+	text_escape(where, sizeof(where), url, strlen(url));
+	log_warn("acme", "no usable answer from the CA, trying again: %s url=%s", what, where);
+}
+
 static unsigned tries_max(const struct http_response *res)
 {
 	if (res->err == ERR_TLS) /* it will not become trusted in seconds */
@@ -254,6 +271,7 @@ static void on_nonce(void *arg, const struct http_response *res)
 		fail_waiting(c, res);
 		return;
 	}
+	note_trouble(c, c->new_nonce, res);
 	loop_timer_arm(c->loop, &c->nonce_timer, loop_now_ms(c->loop) + rest_ms(c->nonce_tries));
 }
 
@@ -324,6 +342,7 @@ static void on_directory(void *arg, const struct http_response *res)
 		c->directory_tries = 0;
 		fail_waiting(c, res);
 	} else {
+		note_trouble(c, c->directory_url, res);
 		loop_timer_arm(c->loop, &c->directory_timer,
 			       loop_now_ms(c->loop) + rest_ms(c->directory_tries));
 	}
@@ -372,6 +391,13 @@ static void rest(struct call *call, int64_t ms)
 	loop_timer_arm(call->client->loop, &call->timer, loop_now_ms(call->client->loop) + ms);
 }
 
+static const char *target_url(const struct call *call)
+{
+	if (call->req.target == CLIENT_NEW_ACCOUNT)
+		return call->client->new_account;
+	return call->req.target == CLIENT_NEW_ORDER ? call->client->new_order : call->url;
+}
+
 /* No usable answer: again after a rest, or the end. */
 static void retry(struct call *call, const struct http_response *res, int64_t retry_after_ms)
 {
@@ -394,6 +420,7 @@ static void retry(struct call *call, const struct http_response *res, int64_t re
 			     res->error_text);
 		return;
 	}
+	note_trouble(call->client, target_url(call), res);
 	int64_t ms = rest_ms(call->net_tries);
 	rest(call, ms > retry_after_ms ? ms : retry_after_ms);
 }
@@ -467,13 +494,6 @@ static void on_response(void *arg, const struct http_response *res)
 	} else {
 		finish(call, a);
 	}
-}
-
-static const char *target_url(const struct call *call)
-{
-	if (call->req.target == CLIENT_NEW_ACCOUNT)
-		return call->client->new_account;
-	return call->req.target == CLIENT_NEW_ORDER ? call->client->new_order : call->url;
 }
 
 static void send_signed(struct call *call, const char *nonce)

@@ -205,6 +205,20 @@ def test_a_ca_that_dies_in_the_middle(t):
     assert ca.order_cnt() <= 6 and ca.invalid_authz_cnt() == 0
 
 
+@slow
+def test_a_ca_that_stalls_in_the_middle(t):
+    """It takes requests and answers none, as one whose database hangs: each is repeated after its time-out."""
+    ca, fault, port, names = setup(t, 40)
+    p = start(t, fault, port, names)
+    until(lambda: ca.order_cnt() >= 8, 10, "orders")
+    fault.rule("", 1000, stall=True)
+    p.wait_log("acme: no usable answer from the CA, trying again: .*timed out", 45)
+    fault.clear()
+    p.wait_certs(40, 60)
+    fault.check_nonces_fresh()
+    ca.check_one_order_each(40)
+
+
 def test_an_untrusted_ca_is_refused(t):
     ca, fault, port, names = setup(t, 1)
     p = t.proxy([wish(n, port) for n in names], acme={"directory": fault.directory, "port": ca.http_port})

@@ -178,7 +178,8 @@ def test_nonces_rejected_nine_times_in_ten(t):
 def test_200_names(t):
     ca = t.pebble()
     port = t.port()
-    p = t.proxy([https_route(f"n{ix}", port, [f"n{ix}.test"]) for ix in range(200)], ca=ca, workers=4)
+    fault = t.fault_proxy(ca)  # without faults: Pebble gets one request at a time
+    p = t.proxy([https_route(f"n{ix}", port, [f"n{ix}.test"]) for ix in range(200)], ca=fault, workers=4)
     p.wait_certs(200, 100)
     ca.check_one_order_each(200)
     assert ca.account_cnt() == 1

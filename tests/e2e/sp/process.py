@@ -345,7 +345,8 @@ class Proxy:
         try:
             return until(look, timeout_s, f"{cnt} certificates {state}", 0.05)
         except Deadline as e:
-            shown = "\n".join(f"{c['names']} {c['state']} {c.get('last_error', '')}" for c in self.certificates()[:20])
+            others = [c for c in self.certificates() if c["state"] != state]
+            shown = "\n".join(f"{c['names']} {c['state']} {c['step']} {c['last_error']}" for c in others[:20])
             raise Deadline(f"{e}\n{shown}") from None
 
     def wait_route(self, state, timeout_s=15.0):

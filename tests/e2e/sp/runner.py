@@ -14,6 +14,8 @@ import traceback
 
 from . import ns
 
+LOG_LINES = 120  # of a failed test's proxies; of its CAs a quarter
+
 
 class Skip(Exception):
     """The machine lacks what the test needs; the message says what."""
@@ -35,7 +37,7 @@ class Test:
         self.name, self.keep = name, keep
         self.dir = tempfile.mkdtemp(prefix="sp-")
         self.undo = []
-        self.proxies = []
+        self.proxies, self.pebbles = [], []
 
     def path(self, *parts):
         return os.path.join(self.dir, *parts)
@@ -94,13 +96,37 @@ class Test:
         return errors
 
 
+def cut(text):
+    return [line if len(line) < 600 else line[:600] + " ..." for line in text.splitlines()]
+
+
 def comment(text):
-    for line in text.splitlines():
-        print("# " + (line if len(line) < 600 else line[:600] + " ..."))
+    for line in cut(text):
+        print("# " + line)
+
+
+def report(name, failure):
+    """On stdout as TAP's comments, which Meson drops when a subtest failed, and on stderr, of which it shows the last 100
+    lines: so the cause stands last."""
+    comment(failure)
+    print(f"--- {name} failed:", *cut(failure), sep="\n", file=sys.stderr, flush=True)
 
 
 def alarm(_signal, _frame):
     raise TestTimeout()
+
+
+def logs(test):
+    """What the processes of a failed test said."""
+    text = ""
+    for proxy in test.proxies:
+        text += f"--- log of {proxy.describe()}:\n{proxy.log_tail(LOG_LINES)}\n"
+    for pebble in test.pebbles:
+        try:
+            text += f"--- log of Pebble on port {pebble.port}:\n{pebble.evidence(LOG_LINES // 4)}\n"
+        except OSError as e:
+            text += f"--- no log of Pebble on port {pebble.port}: {e}\n"
+    return text
 
 
 def run_one(name, function, keep, timeout_s):
@@ -122,8 +148,7 @@ def run_one(name, function, keep, timeout_s):
     finally:
         signal.alarm(30)
         if failure:
-            for proxy in test.proxies:
-                failure += f"\n--- log of {proxy.describe()}:\n" + proxy.log_tail(80)
+            failure = logs(test) + "--- " + failure
         errors = test.finish()
         signal.alarm(0)
     if errors and not failure and not skip:
@@ -181,7 +206,7 @@ def main():
         if failure:
             failed_cnt += 1
             print(f"not ok {number} - {name}")
-            comment(failure)
+            report(name, failure)
         else:
             print(f"ok {number} - {name}")
         comment(f"{time.monotonic() - begin:.1f} s")
