@@ -30,13 +30,17 @@ void limits_free(struct limits *limits)
 	free(limits);
 }
 
+/* An addition that is taken back when it was one too many would, for a moment, refuse who has a place. */
 enum limit_verdict limits_enter(struct limits *limits, const struct limit_settings *settings)
 {
-	uint32_t before =
-		atomic_fetch_add_explicit(&limits->connection_cnt, 1, memory_order_relaxed);
-	if (settings->connections == 0 || before < settings->connections)
-		return LIMIT_OK;
-	limits_leave(limits);
+	uint32_t max = settings->connections > 0 ? settings->connections : UINT32_MAX;
+	uint32_t cnt = atomic_load_explicit(&limits->connection_cnt, memory_order_relaxed);
+	while (cnt < max) {
+		if (atomic_compare_exchange_weak_explicit(&limits->connection_cnt, &cnt, cnt + 1,
+							  memory_order_relaxed,
+							  memory_order_relaxed))
+			return LIMIT_OK;
+	}
 	return LIMIT_OVERALL;
 }
 

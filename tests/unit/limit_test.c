@@ -214,6 +214,33 @@ START_TEST(over_all)
 }
 END_TEST
 
+static void *run_refused(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 200000; i++)
+		SP_ASSERT(limits_enter(burst.limits, &burst.settings) == LIMIT_OVERALL);
+	__atomic_fetch_add(&burst.refused, 1, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* Who is refused is not counted for a moment: it would refuse who has a place. */
+START_TEST(refused_leave_no_trace)
+{
+	pthread_t threads[2];
+	burst.settings = (struct limit_settings){ .connections = 1 };
+	ck_assert_int_eq(limits_new(&burst.limits), ERR_OK);
+	ck_assert_int_eq(limits_enter(burst.limits, &burst.settings), LIMIT_OK);
+	for (size_t i = 0; i < 2; i++)
+		ck_assert_int_eq(pthread_create(&threads[i], NULL, run_refused, NULL), 0);
+	while (__atomic_load_n(&burst.refused, __ATOMIC_ACQUIRE) < 2)
+		ck_assert_uint_eq(limits_connection_cnt(burst.limits), 1);
+	for (size_t i = 0; i < 2; i++)
+		(void)pthread_join(threads[i], NULL);
+	limits_leave(burst.limits);
+	limits_free(burst.limits);
+}
+END_TEST
+
 START_TEST(counters)
 {
 	struct limits *limits = NULL;
@@ -260,6 +287,7 @@ int main(void)
 	tcase_add_test(tc, flood_is_bounded);
 	tcase_add_test(tc, exact_over_threads);
 	tcase_add_test(tc, over_all);
+	tcase_add_test(tc, refused_leave_no_trace);
 	tcase_add_test(tc, counters);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
