@@ -227,6 +227,7 @@ static void *run_refused(void *arg)
 START_TEST(refused_leave_no_trace)
 {
 	pthread_t threads[2];
+	sp_role_assume_control();
 	burst.settings = (struct limit_settings){ .connections = 1 };
 	ck_assert_int_eq(limits_new(&burst.limits), ERR_OK);
 	ck_assert_int_eq(limits_enter(burst.limits, &burst.settings), LIMIT_OK);

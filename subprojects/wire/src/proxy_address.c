@@ -102,7 +102,7 @@ static bool finish(struct ipv6 *ip, uint8_t *dst)
 	unsigned head_cnt = ip->gap == NO_GAP ? GROUPS : (unsigned)ip->gap;
 	memset(dst, 0, 16);
 	for (unsigned i = 0; i < ip->cnt; i++) {
-		unsigned place = i < head_cnt ? i : GROUPS - ip->cnt + i;
+		size_t place = i < head_cnt ? i : GROUPS - ip->cnt + i;
 		dst[2 * place] = (uint8_t)(ip->groups[i] >> 8);
 		dst[2 * place + 1] = (uint8_t)ip->groups[i];
 	}

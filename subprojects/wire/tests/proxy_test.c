@@ -159,7 +159,7 @@ static void describe(const struct wire_proxy *p, char *dst, size_t size)
 	n += say_span(dst + n, size - (size_t)n, "authority", p->authority);
 	if (p->unique_id.at != NULL)
 		n += snprintf(dst + n, size - (size_t)n, " id=");
-	for (uint32_t i = 0; i < p->unique_id.len; i++)
+	for (uint32_t i = 0; p->unique_id.at != NULL && i < p->unique_id.len; i++)
 		n += snprintf(dst + n, size - (size_t)n, "%02x", (unsigned char)p->unique_id.at[i]);
 	n += snprintf(dst + n, size - (size_t)n, "%s%s%s%s", p->has_checksum ? " crc" : "",
 		      p->is_ssl ? " ssl" : "", p->has_client_cert ? " cert" : "",
