@@ -110,7 +110,7 @@ void check_tls(struct loader *l, const struct value *route, struct config_route 
 		forbid(l, tls, "action.tls", "upstream",
 		       "belongs to mode \"terminate-and-reencrypt\": only there the proxy speaks "
 		       "TLS to targets");
-	if (a->tls_mode != CONFIG_TLS_TERMINATE && type && a->type != CONFIG_FORWARD)
+	if (mode && type && a->tls_mode != CONFIG_TLS_TERMINATE && a->type != CONFIG_FORWARD)
 		load_problem(l, mode, "action.tls.mode",
 			     "\"%s\" is for routes of type \"forward\", which have a target; use "
 			     "\"terminate\"",

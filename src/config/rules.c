@@ -478,9 +478,9 @@ const char *rule_server(char *text)
 	unsigned char bytes[16];
 	const char *colon = strrchr(text, ':'), *port = NULL;
 	bool has_brackets = *text == '[';
-	if (has_brackets && colon && colon[-1] == ']')
-		port = colon + 1;
-	else if (!has_brackets && colon && strchr(text, ':') == colon)
+	/* More than one colon and no brackets: an IPv6 address alone. */
+	bool is_before_port = has_brackets ? colon && colon[-1] == ']' : strchr(text, ':') == colon;
+	if (colon && is_before_port)
 		port = colon + 1;
 	size_t len = port ? (size_t)(colon - text) : strlen(text);
 	if (len >= sizeof(ip) || (port && !is_port(port)))

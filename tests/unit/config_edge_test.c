@@ -363,16 +363,17 @@ static const char *const goods[] = {
 						"};") " );",
 	/* Raw TCP on one port: told apart by address or client_ip, or not served. */
 	"routes = ( " RAW_NAMED("a", "ports = [ 90 ];") "," RAW_NAMED(
-		"b", "ports = [ 90 ]; "
-		     "client_ip = [ "
-		     "\"10.0.0.0/8\" ];") "," RAW_NAMED("c", "ports = [ 90 ]; address = "
-							     "\"127.0.0.1\";") "," RAW_NAMED("d",
-											     "ports"
-											     " = ( "
-											     "91, "
-											     "\"91-"
-											     "92\" "
-											     ");") " );",
+		"b",
+		"ports = [ 90 ]; "
+		"client_ip = [ "
+		"\"10.0.0.0/8\" ];") "," RAW_NAMED("c",
+						   "ports = [ 90 ]; address = "
+						   "\"127.0.0.1\";") "," RAW_NAMED("d", "ports"
+											" = ( "
+											"91, "
+											"\"91-"
+											"92\" "
+											");") " );",
 	/* acme.port matters for "auto" alone. */
 	"acme = { port = 90; }; routes = ( " RAW_NAMED("a", "ports = [ 90 ];") " );",
 	NO_ROUTES "limits = { connection_rate_per_ip = 5; connection_burst_per_ip = 1; };",
