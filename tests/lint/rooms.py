@@ -12,7 +12,7 @@ ROOMS = [
     ('limit', {'limit'}),
     ('tls', {'tls', 'tls_client', 'tls_key'}),
     ('route', {'challenge', 'route'}),
-    ('upstream', {'upstream'}),
+    ('upstream', {'upstream', 'upstream_conn', 'upstream_view'}),
     ('generation', {'generation'}),
     ('proxy', {'worker'}),
     ('acme', {'acme'}),
