@@ -42,7 +42,7 @@ struct resolver;
  * are targets (unit tests). */
 enum err upstreams_new(unsigned worker_cnt, struct loop *control_loop, struct resolver *resolver,
 		       struct upstreams **ret_upstreams) SP_MUST_USE;
-/* Workers have ended. */
+/* Workers have ended. Before the resolver and the control loop are freed. */
 void upstreams_free(struct upstreams *us) SP_ON_CONTROL;
 /* The settings of dns (resolver, TTLs), for look-ups that begin later, and a new round: files of TLS towards
  * targets are read again by groups that are made from now on. Before the groups of a configuration are made;

@@ -2,9 +2,13 @@
  * name. Control thread; workers see addresses by RCU.
  *
  *   state      timer        query       leaves it by
+ *   queued     -            -           its turn: asking
  *   asking     -            under way   the answer: fresh or failing
- *   fresh      end of TTL   -           the timer: asking
- *   failing    1, 2 .. 30 s -           the timer: asking
+ *   fresh      end of TTL   -           the timer: queued
+ *   failing    1, 2 .. 30 s -           the timer: queued
+ *
+ * At most ASKING_MAX are asking: more would overrun what a socket holds, and c-ares
+ * looks at all that are under way for each answer.
  *
  * A failure keeps the addresses of before. Only "there is no such name", said again and again for max_ttl,
  * takes them away (an operator who has removed a name means it; a zone that was published broken is mended
@@ -23,12 +27,14 @@
 #define ROOM           "upstream"
 #define RETRY_MAX_MS   30000
 #define JITTER_PERCENT 10
+#define ASKING_MAX     64
 #define LOG_ADDRS_MAX  256
 #define WAIT_PART_MS   20
 
 struct upstream_name {
 	struct resolver_query query;
 	struct timer timer; /* next look-up */
+	struct list link;   /* in to_ask */
 	struct upstream *upstream;
 	bool is_asking, is_first;
 	unsigned failure_cnt;   /* in a row */
@@ -193,26 +199,48 @@ static void fail(struct upstream_name *name, const struct resolver_answer *answe
 					: "(it gets no traffic until then)");
 }
 
+static void ask_next(struct upstreams *us) SP_ON_CONTROL;
+
 static void on_done(struct resolver_query *query, const struct resolver_answer *answer)
 {
 	sp_role_assume_control();
 	struct upstream_name *name = SP_CONTAINER_OF(query, struct upstream_name, query);
+	struct upstreams *us = name->upstream->registry;
 	name->is_asking = false;
-	if (name->is_first)
-		name->upstream->registry->first_lookup_cnt--;
+	us->asking_cnt--;
+	us->first_lookup_cnt -= name->is_first;
 	name->is_first = false;
 	if (answer->error == ERR_OK && answer->addr_cnt > 0)
 		take(name, answer);
 	else
 		fail(name, answer);
+	ask_next(us);
+}
+
+/* A loop, whatever answers come before resolver_start returns. */
+static void ask_next(struct upstreams *us)
+{
+	if (us->is_asking || us->is_ending)
+		return;
+	us->is_asking = true;
+	while (us->asking_cnt < ASKING_MAX && !list_is_empty(&us->to_ask)) {
+		struct upstream_name *name =
+			SP_CONTAINER_OF(us->to_ask.next, struct upstream_name, link);
+		list_remove(&name->link);
+		name->is_asking = true;
+		us->asking_cnt++;
+		name->query = (struct resolver_query){ .on_done = on_done };
+		resolver_start(us->resolver, name->upstream->host, &name->query);
+	}
+	us->is_asking = false;
 }
 
 static void ask(struct upstream_name *name) SP_ON_CONTROL;
 static void ask(struct upstream_name *name)
 {
-	name->is_asking = true;
-	name->query = (struct resolver_query){ .on_done = on_done };
-	resolver_start(name->upstream->registry->resolver, name->upstream->host, &name->query);
+	struct upstreams *us = name->upstream->registry;
+	list_append(&us->to_ask, &name->link);
+	ask_next(us);
 }
 
 static void on_due(struct timer *timer)
@@ -237,6 +265,7 @@ enum err names_start(struct upstream *u)
 		return ERR_NOMEM;
 	name->upstream = u;
 	name->timer.on_due = on_due;
+	list_init(&name->link);
 	name->is_first = true;
 	u->registry->first_lookup_cnt++;
 	u->resolving = name;
@@ -253,10 +282,12 @@ void names_stop(struct upstream *u)
 	u->resolving = NULL;
 	if (name->is_asking)
 		resolver_cancel(us->resolver, &name->query);
-	if (name->is_first)
-		us->first_lookup_cnt--;
+	us->asking_cnt -= name->is_asking;
+	us->first_lookup_cnt -= name->is_first;
+	list_remove(&name->link);
 	loop_timer_disarm(us->control_loop, &name->timer);
 	free(name);
+	ask_next(us);
 }
 
 int64_t names_ttl_left_s(const struct upstream *u)

@@ -144,6 +144,9 @@ struct upstreams {
 	uint64_t
 		client_round; /* files of clients are read once a round: upstreams_configure begins one */
 	unsigned first_lookup_cnt; /* names that are being looked up for the first time */
+	unsigned asking_cnt;       /* look-ups under way */
+	struct list to_ask;        /* names that wait for their turn, oldest first */
+	bool is_asking, is_ending;
 	uint64_t view_round;
 	uint64_t burst_turn; /* checks that begin in one turn of the loop are spread */
 	unsigned burst_cnt;

@@ -24,6 +24,7 @@ enum err upstreams_new(unsigned worker_cnt, struct loop *control_loop, struct re
 		return ERR_NOMEM;
 	list_init(&us->all);
 	list_init(&us->clients);
+	list_init(&us->to_ask);
 	us->worker_cnt = worker_cnt;
 	us->control_loop = control_loop;
 	us->resolver = resolver;
@@ -65,6 +66,7 @@ void upstreams_free(struct upstreams *us)
 {
 	if (us == NULL)
 		return;
+	us->is_ending = true;
 	while (!list_is_empty(&us->all)) {
 		struct upstream *u = SP_CONTAINER_OF(us->all.next, struct upstream, link);
 		list_remove(&u->link);

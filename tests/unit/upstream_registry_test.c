@@ -327,6 +327,34 @@ START_TEST(gone_while_asked)
 }
 END_TEST
 
+/* Thousands at once neither stop the control loop nor drown the server; those that go away leave the queue. */
+START_TEST(many_names)
+{
+	enum { CNT = 3000 };
+	static struct upstream *all[CNT];
+	rig_open();
+	rig_config.dns.max_ttl_ms = 60000;
+	names_open("192.0.2.1", 60);
+	int64_t from_ms = clock_now_ms();
+	for (unsigned i = 0; i < CNT; i++) {
+		char host[64];
+		(void)text_format(host, sizeof(host), "n%u.example", i);
+		all[i] = rig_get(&app, host, 80, NULL);
+	}
+	ck_assert_uint_eq(upstreams->first_lookup_cnt, CNT);
+	for (unsigned i = 0; i < CNT; i += 2)
+		registry_put(upstreams, all[i]);
+	ck_assert_uint_eq(upstreams->first_lookup_cnt, CNT / 2);
+	WAIT_FOR(upstreams->first_lookup_cnt == 0);
+	for (unsigned i = 1; i < CNT; i += 2)
+		ck_assert(has_ip(all[i], "192.0.2.1"));
+	ck_assert_uint_eq(upstreams->asking_cnt, 0);
+	ck_assert_int_lt(clock_now_ms() - from_ms, RIG_PATIENCE_MS);
+	names_server_shut(&names);
+	rig_close();
+}
+END_TEST
+
 static _Atomic bool names_end;
 
 static void serve_names(void *arg)
@@ -536,6 +564,7 @@ int main(void)
 	tcase_add_test(tc, failures_keep);
 	tcase_add_test(tc, never_resolved);
 	tcase_add_loop_test(tc, gone_while_asked, 0, 4);
+	tcase_add_test(tc, many_names);
 	tcase_add_loop_test(tc, wait_for_names, 0, 2);
 	tcase_add_test(tc, second_address);
 	tcase_add_test(tc, readers);
