@@ -95,6 +95,36 @@ static const struct block_row {
 	  "2 192.0.2.1 12345 198.51.100.2 443 id=" },
 };
 
+/* What HAProxy 2.6 sends: send-proxy-v2-ssl-cn with proxy-v2-options ssl, cert-cn, ssl-cipher, cert-sig, cert-key,
+ * authority, crc32c, unique-id. Without a certificate it sends verify 0 all the same. */
+static const struct {
+	const char *name, *hex, *text;
+} real[] = {
+	{ "crc32c", "0d0a0d0a000d0a515549540a211100137f0000017f00000186d2b469030004882c6c2d",
+	  "2 127.0.0.1 34514 127.0.0.1 46185 crc" },
+	{ "every option, no client certificate",
+	  "0d0a0d0a000d0a515549540a2111007c7f0000017f000001c084dc1d0300043597b818010002683202000f77"
+	  "77"
+	  "772e6578616d706c652e636f6d05000d37463030303030313a4330383420003f0100000000210007544c5376"
+	  "31"
+	  "2e332500075253413230343824000a5253412d534841323536230016544c535f4145535f3235365f47434d5f"
+	  "53"
+	  "4841333834",
+	  "2 127.0.0.1 49284 127.0.0.1 56349 alpn=h2 authority=www.example.com "
+	  "id=37463030303030313a43303834 crc ssl version=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384" },
+	{ "every option",
+	  "0d0a0d0a000d0a515549540a211100887f0000017f000001c090dc1d0300040345c7b0010002683202000f77"
+	  "77"
+	  "772e6578616d706c652e636f6d05000d37463030303030313a4330393020004b0700000000210007544c5376"
+	  "31"
+	  "2e33220009412e20436c69656e742500075253413230343824000a5253412d534841323536230016544c535f"
+	  "41"
+	  "45535f3235365f47434d5f534841333834",
+	  "2 127.0.0.1 49296 127.0.0.1 56349 alpn=h2 authority=www.example.com "
+	  "id=37463030303030313a43303930 crc ssl cert verified version=TLSv1.3 cn=A. Client "
+	  "cipher=TLS_AES_256_GCM_SHA384" },
+};
+
 struct bytes {
 	size_t len;
 	uint8_t at[8192];
@@ -244,6 +274,29 @@ START_TEST(reads_blocks)
 }
 END_TEST
 
+static unsigned digit(char c)
+{
+	return (unsigned)(c <= '9' ? c - '0' : c - 'a' + 10);
+}
+
+static void build_real(struct bytes *b, const char *hex)
+{
+	b->len = 0;
+	for (; *hex != '\0'; hex += 2) {
+		const uint8_t byte = (uint8_t)(digit(hex[0]) << 4 | digit(hex[1]));
+		put(b, &byte, 1);
+	}
+}
+
+START_TEST(reads_real_ones)
+{
+	struct bytes b;
+	build_real(&b, real[_i].hex);
+	check_all_cuts(real[_i].name, &b, real[_i].text);
+	check_damage(real[_i].name, &b, true);
+}
+END_TEST
+
 /* What was read is written, by each version that can say it, and read again. */
 static void check_round_trip(const char *name, const struct bytes *b)
 {
@@ -278,12 +331,18 @@ static void check_round_trip(const char *name, const struct bytes *b)
 
 START_TEST(round_trips)
 {
+	const int block_ix = _i - ROW_CNT(lines);
+	const int real_ix = block_ix - ROW_CNT(blocks);
 	struct bytes b = { 0 };
-	if (_i < ROW_CNT(lines))
-		put(&b, lines[_i].line, strlen(lines[_i].line));
+	if (real_ix >= 0)
+		build_real(&b, real[real_ix].hex);
+	else if (block_ix >= 0)
+		build(&b, &blocks[block_ix]);
 	else
-		build(&b, &blocks[_i - ROW_CNT(lines)]);
-	check_round_trip(_i < ROW_CNT(lines) ? lines[_i].name : blocks[_i - ROW_CNT(lines)].name,
+		put(&b, lines[_i].line, strlen(lines[_i].line));
+	check_round_trip(real_ix >= 0    ? real[real_ix].name
+			 : block_ix >= 0 ? blocks[block_ix].name
+					 : lines[_i].name,
 			 &b);
 }
 END_TEST
@@ -509,7 +568,8 @@ int main(void)
 	tcase_set_timeout(tc, 30);
 	tcase_add_loop_test(tc, reads_lines, 0, ROW_CNT(lines));
 	tcase_add_loop_test(tc, reads_blocks, 0, ROW_CNT(blocks));
-	tcase_add_loop_test(tc, round_trips, 0, ROW_CNT(lines) + ROW_CNT(blocks));
+	tcase_add_loop_test(tc, round_trips, 0, ROW_CNT(lines) + ROW_CNT(blocks) + ROW_CNT(real));
+	tcase_add_loop_test(tc, reads_real_ones, 0, ROW_CNT(real));
 	tcase_add_loop_test(tc, refuses_at_the_byte, 0, ROW_CNT(refusals));
 	tcase_add_test(tc, reads_ipv6_as_the_libc);
 	tcase_add_test(tc, refuses_to_write_too_much);
