@@ -29,7 +29,7 @@ enum err upstreams_new(unsigned worker_cnt, struct loop *control_loop, struct re
 	us->control_loop = control_loop;
 	us->resolver = resolver;
 	us->min_ttl_ms = 1000;
-	us->max_ttl_ms = 3600 * 1000;
+	us->max_ttl_ms = INT64_C(3600000);
 	*ret_upstreams = us;
 	return ERR_OK;
 }

@@ -306,6 +306,7 @@ static inline void rig_open(void)
 	ck_assert_int_eq(loop_new(&worker_loop), ERR_OK);
 	ck_assert_int_eq(resolver_new(control_loop, &resolver), ERR_OK);
 	ck_assert_int_eq(upstreams_new(1, control_loop, resolver, &upstreams), ERR_OK);
+	ck_assert_int_eq(upstreams_configure(upstreams, &rig_config), ERR_OK);
 	upstreams_set_loops(upstreams, &worker_loop);
 }
 
