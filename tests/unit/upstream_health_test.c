@@ -1,4 +1,5 @@
 /* upstream: active checks of targets. */
+#include "smartproxy/fault.h"
 #include "upstream_rig.h"
 
 static const char ok_answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -71,6 +72,9 @@ static const struct {
 	{ "TCP, closed", CONFIG_CHECK_TCP, NULL, UPSTREAM_FAILURE_NONE, NULL, 0, true },
 	{ "TCP, refused", CONFIG_CHECK_TCP, NULL, UPSTREAM_FAILURE_REFUSED, "refused", 0, false,
 	  true },
+	{ "HTTPS, closed", CONFIG_CHECK_HTTPS, NULL, UPSTREAM_FAILURE_TLS, "TLS: ", 0, true },
+	{ "HTTPS, refused", CONFIG_CHECK_HTTPS, NULL, UPSTREAM_FAILURE_REFUSED, "refused", 0, false,
+	  true },
 	{ "no TLS there", CONFIG_CHECK_HTTPS, "HTTP/1.1 400 No\r\n\r\n", UPSTREAM_FAILURE_TLS,
 	  "TLS: ", 100 },
 };
@@ -100,6 +104,33 @@ START_TEST(one_check)
 			      u->last_why);
 	ck_assert_uint_le(origin.connection_cnt, 1);
 	origin_shut(&origin);
+	rig_close();
+}
+END_TEST
+
+/* A target that drops what would connect to it: its queue is full and nobody accepts. */
+START_TEST(unreachable)
+{
+	rig_open();
+	struct config_upstream group = group_of(CONFIG_CHECK_TCP);
+	group.check.timeout_ms = 50;
+	uint16_t port;
+	int fds[8], fd = rig_socket(SOCK_STREAM, "127.0.0.1", 0, &port);
+	ck_assert_int_eq(listen(fd, 0), 0);
+	struct addr addr;
+	ck_assert_int_eq(addr_parse("127.0.0.1", port, &addr), ERR_OK);
+	for (unsigned i = 0; i < SP_ARRAY_LEN(fds); i++) {
+		fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		(void)connect(fds[i], &addr.sa, addr.len);
+	}
+	struct upstream *u = rig_get(&group, "127.0.0.1", port, NULL);
+	health_apply(u, &group);
+	WAIT_FOR(is_down(u));
+	ck_assert_int_eq(last_failure(u), UPSTREAM_FAILURE_CONNECT_TIMEOUT);
+	ck_assert_str_eq(u->last_why, "no connection within 50 ms");
+	for (unsigned i = 0; i < SP_ARRAY_LEN(fds); i++)
+		(void)close(fds[i]);
+	(void)close(fd);
 	rig_close();
 }
 END_TEST
@@ -332,6 +363,49 @@ START_TEST(spread)
 }
 END_TEST
 
+/* Where memory runs out: a target is made or not, a check that could not be made says nothing of it. */
+START_TEST(memory_runs_out)
+{
+	rig_open();
+	struct config_upstream group = group_of(CONFIG_CHECK_HTTP);
+	struct config_upstream_tls tls = { .wants_verify = false };
+	struct config_target target = { .host = "127.0.0.1", .weight = 1 };
+	unsigned made_cnt = 0;
+	group.check.interval_ms = 2;
+	origin = (struct origin){ .answer = ok_answer };
+	origin_open_at(&origin, "0.0.0.0", 0);
+	ck_assert_int_eq(setenv("SMARTPROXY_FAULTS", "malloc=0.3", 1), 0);
+	fault_init();
+	for (unsigned i = 0; i < 200; i++) {
+		char host[32];
+		struct upstream *u = NULL;
+		(void)text_format(host, sizeof(host), "127.0.0.%u", i + 1);
+		target.host = host;
+		target.port = origin.port;
+		group.check.type = i % 2 == 0 ? CONFIG_CHECK_HTTP : CONFIG_CHECK_HTTPS;
+		enum err e = registry_get(upstreams, &group, &target, i % 4 == 3 ? &tls : NULL, &u,
+					  NULL);
+		ck_assert(e == ERR_OK || e == ERR_NOMEM);
+		made_cnt += e == ERR_OK;
+		if (e == ERR_OK)
+			health_apply(u, &group);
+	}
+	struct upstream *u = NULL;
+	target.host = "127.0.1.1";
+	group.check.type = CONFIG_CHECK_HTTP;
+	while (u == NULL)
+		(void)!registry_get(upstreams, &group, &target, NULL, &u, NULL);
+	health_apply(u, &group);
+	for (int i = 0; i < 20; i++)
+		run_loop_ms(control_loop, 5);
+	ck_assert(!is_down(u));
+	ck_assert(made_cnt > 0 && made_cnt < 200);
+	fault_is_on = false;
+	origin_shut(&origin);
+	rig_close();
+}
+END_TEST
+
 /* ---- HTTPS ---- */
 
 static const struct {
@@ -389,6 +463,7 @@ int main(void)
 	TCase *tc = tcase_create("checks");
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, one_check, 0, SP_ARRAY_LEN(finds));
+	tcase_add_test(tc, unreachable);
 	tcase_add_test(tc, endless_head);
 	tcase_add_loop_test(tc, as_sent, 0, SP_ARRAY_LEN(sents));
 	tcase_add_test(tc, rise_and_fall);
@@ -397,6 +472,7 @@ int main(void)
 	tcase_add_test(tc, check_port);
 	tcase_add_loop_test(tc, freed_in_the_middle, 0, 6);
 	tcase_add_test(tc, spread);
+	tcase_add_test(tc, memory_runs_out);
 	tcase_add_loop_test(tc, https_check, 0, SP_ARRAY_LEN(https));
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
