@@ -6,8 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "smartproxy/challenge.h"
 #include "smartproxy/addr.h"
+#include "smartproxy/challenge.h"
 #include "smartproxy/err.h"
 #include "smartproxy/limit.h"
 #include "smartproxy/listener.h"
@@ -69,26 +69,26 @@ int64_t workers_stall_ms(struct workers *ws, unsigned *ret_ix) SP_ON_CONTROL;
 	X(UPSTREAM_GONE, "upstream_gone")       /* 502, or a cut answer */                    \
 	X(UPSTREAM_TIMEOUT, "upstream_timeout") /* 504, or a cut answer */                    \
 	X(TOTAL_TIMEOUT, "total_timeout")                                                     \
-	X(NO_TARGET, "no_target")               /* 503: down, or its name has no address */   \
-	X(UPSTREAM_TLS, "upstream_tls")         /* 502: handshake, or it does not verify */   \
-	X(QUEUE_FULL, "queue_full")             /* 503: all places taken, as many wait */     \
-	X(QUEUE_TIMEOUT, "queue_timeout")       /* 503 */                                     \
-	X(LIMITED, "limited")                   /* 503: max_connections of the route */       \
-	X(TUNNEL_IDLE, "tunnel_idle")           /* timeouts.tunnel_idle */                    \
-	X(TUNNEL_OVER, "tunnel_over")           /* timeouts.tunnel_max */                     \
-	X(NO_MEMORY, "no_memory") /* 503 */                                                   \
+	X(NO_TARGET, "no_target")         /* 503: down, or its name has no address */         \
+	X(UPSTREAM_TLS, "upstream_tls")   /* 502: handshake, or it does not verify */         \
+	X(QUEUE_FULL, "queue_full")       /* 503: all places taken, as many wait */           \
+	X(QUEUE_TIMEOUT, "queue_timeout") /* 503 */                                           \
+	X(LIMITED, "limited")             /* 503: max_connections of the route */             \
+	X(TUNNEL_IDLE, "tunnel_idle")     /* timeouts.tunnel_idle */                          \
+	X(TUNNEL_OVER, "tunnel_over")     /* timeouts.tunnel_max */                           \
+	X(NO_MEMORY, "no_memory")         /* 503 */                                           \
 	X(SHUTDOWN, "shutdown")                                                               \
 	/* Connections that ended with neither a request nor a tunnel under way. */           \
-	X(KEPT_IDLE, "kept_idle")               /* timeouts.idle between requests */          \
-	X(CLOSED, "closed")                     /* by the client, between requests */         \
-	X(ANSWERED, "answered")                 /* after the last answer */                   \
-	X(TLS_FAILED, "tls_failed")             /* ClientHello or handshake */                \
-	X(HELLO_TIMEOUT, "hello_timeout")       /* ClientHello, PROXY header or handshake */  \
-	X(PROXY_UNTRUSTED, "proxy_untrusted")   /* a PROXY header from who is not trusted */  \
-	X(PROXY_MALFORMED, "proxy_malformed")   /* none, or a wrong one, from who is */       \
-	X(OVER_LIMIT, "over_limit")             /* limits.connections */                      \
-	X(OVER_LIMIT_IP, "over_limit_ip")       /* limits.connections_per_ip */               \
-	X(OVER_RATE_IP, "over_rate_ip")         /* limits.connection_rate_per_ip */
+	X(KEPT_IDLE, "kept_idle")             /* timeouts.idle between requests */            \
+	X(CLOSED, "closed")                   /* by the client, between requests */           \
+	X(ANSWERED, "answered")               /* after the last answer */                     \
+	X(TLS_FAILED, "tls_failed")           /* ClientHello or handshake */                  \
+	X(HELLO_TIMEOUT, "hello_timeout")     /* ClientHello, PROXY header or handshake */    \
+	X(PROXY_UNTRUSTED, "proxy_untrusted") /* a PROXY header from who is not trusted */    \
+	X(PROXY_MALFORMED, "proxy_malformed") /* none, or a wrong one, from who is */         \
+	X(OVER_LIMIT, "over_limit")           /* limits.connections */                        \
+	X(OVER_LIMIT_IP, "over_limit_ip")     /* limits.connections_per_ip */                 \
+	X(OVER_RATE_IP, "over_rate_ip")       /* limits.connection_rate_per_ip */
 
 enum exchange_end {
 #define X(sym, name) EXCHANGE_END_##sym,
@@ -122,10 +122,11 @@ void workers_stats(const struct workers *ws, struct worker_stats *ret_stats) SP_
 struct conn_view {
 	uint64_t id;
 	unsigned worker_ix;
-	struct addr client, peer, listen; /* peer: as the kernel says; client: after a PROXY header */
-	char route[129];                  /* "" while none is known */
-	char upstream[160];               /* "" while none is in use */
-	char state[24];                   /* "hello", "idle", "await_head", "tunnel", ... */
+	struct addr client, peer,
+		listen;     /* peer: as the kernel says; client: after a PROXY header */
+	char route[129];    /* "" while none is known */
+	char upstream[160]; /* "" while none is in use */
+	char state[24];     /* "hello", "idle", "await_head", "tunnel", ... */
 	int64_t age_ms, idle_ms;
 	uint64_t bytes_in, bytes_out, request_cnt;
 	unsigned tls_version; /* 12, 13; 0: plain */

@@ -15,5 +15,4 @@ struct tls_file {
 void tls_file_fini(struct tls_file *c);
 /* A regular file of 1 MiB or less. ERR_NOENT, ERR_SYSTEM, ERR_INVALID, ERR_NOMEM; reterr_text may be
  * NULL. On failure too ended with tls_file_fini. */
-enum err tls_file_read(const char *file, struct tls_file *c, struct text *reterr_text)
-	SP_MUST_USE;
+enum err tls_file_read(const char *file, struct tls_file *c, struct text *reterr_text) SP_MUST_USE;

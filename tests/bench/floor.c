@@ -106,7 +106,8 @@ int main(int argc, char **argv)
 	target.sin_port = htons((uint16_t)strtoul(argv[2], NULL, 10));
 	int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
 	(void)setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(listener, (struct sockaddr *)&here, sizeof(here)) != 0 || listen(listener, 4096) != 0) {
+	if (bind(listener, (struct sockaddr *)&here, sizeof(here)) != 0 ||
+	    listen(listener, 4096) != 0) {
 		perror("floor");
 		return 1;
 	}
@@ -121,7 +122,8 @@ int main(int argc, char **argv)
 			if (side == NULL) {
 				int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
 				if (fd >= 0) {
-					(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+					(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one,
+							 sizeof(one));
 					(void)open_pair(fd, &target);
 				}
 				continue;
