@@ -95,3 +95,10 @@ static inline void set_reset(int fd)
 	const struct linger reset = { .l_onoff = 1 };
 	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 }
+
+/* A reset at once, without a close: others may still have a look at the descriptor. */
+static inline void break_off(int fd)
+{
+	const struct sockaddr none = { .sa_family = AF_UNSPEC };
+	SP_ASSERT(connect(fd, &none, sizeof(none)) == 0);
+}

@@ -156,9 +156,7 @@ static void serve_break(struct origin *o, struct side *s, unsigned nth)
 	(void)o, (void)nth;
 	(void)side_puts(s, "half");
 	(void)side_fill(s);
-	set_reset(s->fd);
-	(void)close(s->fd);
-	s->fd = -1;
+	break_off(s->fd);
 }
 
 /* A reset must not look like an end in good order. */

@@ -38,9 +38,7 @@ static void serve_reset(struct origin *o, struct side *s, unsigned nth)
 {
 	(void)o, (void)nth;
 	(void)side_fill(s);
-	set_reset(s->fd);
-	(void)close(s->fd);
-	s->fd = -1;
+	break_off(s->fd);
 }
 
 /* Waits for a reset: request_cnt 1 is one, 2 an end in good order. */
@@ -414,7 +412,7 @@ START_TEST(waits_for_a_place)
 	await_open(2);
 	for (int i = 0; i < 20; i++)
 		nap();
-	ck_assert_uint_eq(origin.conn_cnt, 1);
+	ck_assert_uint_eq(__atomic_load_n(&origin.conn_cnt, __ATOMIC_ACQUIRE), 1);
 	ck_assert_uint_le(rig_stats(&rig).client_bytes_in, 1 + BUF_BYTES);
 	side_free(first);
 	ck_assert(take_bulk(second, 0));
