@@ -246,7 +246,8 @@ START_TEST(queue_turns_away)
 	open_gate();
 	ck_assert(take_message(first, &answer, true));
 	ck_assert_uint_eq(answer.status, 200);
-	ck_assert(ask(s, GET, &answer)); /* there is a place again */
+	await_end(EXCHANGE_END_DONE); /* the answer is there a moment before the place */
+	ck_assert(ask(s, GET, &answer));
 	ck_assert_uint_eq(answer.status, 200);
 	side_free(first);
 	side_free(s);
