@@ -263,7 +263,7 @@ static enum move step_relay(struct exchange *x)
 static enum move step_finish(struct exchange *x)
 {
 	unsigned status = x->response.status;
-	bool is_failure = status == 502 || status == 503 || status == 504;
+	bool is_failure = status == 500 || status == 502 || status == 503 || status == 504;
 	exchange_report(x, is_failure ? UPSTREAM_FAILURE_STATUS : UPSTREAM_FAILURE_NONE,
 			is_failure ? wire_h1_status_phrase(status) : NULL);
 	x->upstream->finish(x);
