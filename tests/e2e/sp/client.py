@@ -26,12 +26,15 @@ class Closed(Exception):
 
 
 class Client:
-    def __init__(self, port, host="127.0.0.1", tls=None, server_name=None, alpn=None, timeout_s=15.0, rcvbuf=None, session=None):
+    def __init__(self, port, host="127.0.0.1", tls=None, server_name=None, alpn=None, timeout_s=15.0, rcvbuf=None, session=None,
+                 source=None):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         self.sock.settimeout(timeout_s)
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        if source:
+            self.sock.bind((source, 0))
         self.sock.connect((host, port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
