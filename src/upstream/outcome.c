@@ -1,10 +1,13 @@
 /* What became of requests: counters, ejection for a while, budgets of retries. Worker; notes: any thread. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "pool.h"
 #include "smartproxy/assert.h"
 #include "smartproxy/clock.h"
+#include "smartproxy/log.h"
 
+#define ROOM               "upstream"
 #define EJECTION_TIMES_MAX 10
 /* In hundredths of a retry. Those from the start let quiet targets retry at all. */
 #define CREDIT_START 1000
@@ -73,12 +76,14 @@ static bool may_eject(const struct upstream_group *group, const struct upstream 
 	return usable_cnt > 0 && ejected_cnt < max;
 }
 
-static void eject(const struct upstream_group *group, struct upstream *u, int64_t now_ms)
+/* Returns for how long; 0: it is not. */
+static int64_t eject(const struct upstream_group *group, struct upstream *u, int64_t now_ms)
 {
+	int64_t time_ms = 0;
 	/* Who does not get the lock tries again with the next failure. */
 	_Atomic uint32_t *lock = &u->registry->ejection_lock;
 	if (atomic_exchange_explicit(lock, 1, memory_order_acquire) != 0)
-		return;
+		return 0;
 	if (atomic_load_explicit(&u->ejected_until_ms, memory_order_relaxed) <= now_ms &&
 	    may_eject(group, u, now_ms)) {
 		uint32_t cnt = atomic_load_explicit(&u->ejection_cnt, memory_order_relaxed);
@@ -87,11 +92,11 @@ static void eject(const struct upstream_group *group, struct upstream *u, int64_
 		atomic_store_explicit(&u->ejection_cnt, cnt, memory_order_relaxed);
 		atomic_store_explicit(&u->failures_in_row, 0, memory_order_relaxed);
 		(void)atomic_fetch_add_explicit(&u->ejections, 1, memory_order_relaxed);
-		atomic_store_explicit(&u->ejected_until_ms,
-				      now_ms + group->config->ejection.time_ms * cnt,
-				      memory_order_relaxed);
+		time_ms = group->config->ejection.time_ms * cnt;
+		atomic_store_explicit(&u->ejected_until_ms, now_ms + time_ms, memory_order_relaxed);
 	}
 	atomic_store_explicit(lock, 0, memory_order_release);
+	return time_ms;
 }
 
 static void report_success(struct upstream *u, int64_t now_ms)
@@ -120,6 +125,13 @@ void upstream_report(struct upstream_worker *w, const struct upstream_group *gro
 	if (limit == 0 || failure == UPSTREAM_FAILURE_UNRESOLVED ||
 	    atomic_load_explicit(&u->ejected_until_ms, memory_order_relaxed) > now_ms)
 		return;
-	if (atomic_fetch_add_explicit(&u->failures_in_row, 1, memory_order_relaxed) + 1 >= limit)
-		eject(group, u, now_ms);
+	if (atomic_fetch_add_explicit(&u->failures_in_row, 1, memory_order_relaxed) + 1 < limit)
+		return;
+	int64_t time_ms = eject(group, u, now_ms);
+	if (time_ms > 0)
+		log_warn(ROOM,
+			 "a target is ejected after failures of traffic: %s target=%s group=%s "
+			 "reason=%s time_ms=%" PRId64 " (the others get its traffic for that time)",
+			 why == NULL ? "" : why, u->name, u->group, upstream_failure_name(failure),
+			 time_ms);
 }

@@ -6,7 +6,7 @@ import socket
 import threading
 
 from sp import main, until
-from sp.conf import forward, redirect, respond
+from sp.conf import forward, redirect, respond, to_upstream, upstream
 from sp.process import run_ctl
 from sp.wait import Deadline
 
@@ -160,6 +160,32 @@ def test_ctl_speaks_to_the_proxy(t):
     p.stop()
     code, out, err = run_ctl(p, "status")
     assert code != 0 and p.socket_path in err, out + err
+
+
+def test_ctl_shows_targets_and_connections(t):
+    port, dead, o = t.port(), t.port(), t.origin()
+    group = upstream("app", [dead, o.port], balance="round-robin", max_connections=9, ejection={"failures": 1, "time": "1m"})
+    p = t.proxy([to_upstream("r", [port], "app")], upstreams=(group,))
+    c = t.connect(port)
+    for _ in range(3):
+        assert c.get().status == 200
+    p.wait_log(rf"a target is ejected after failures of traffic: Connection refused target=127.0.0.1:{dead} group=app "
+               r"reason=connect_refused time_ms=60000 \(the others")
+    code, out, err = run_ctl(p, "upstreams")
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 0 and rows[0][:4] == ["GROUP", "TARGET", "TLS", "STATE"], out + err
+    assert ["app", f"127.0.0.1:{dead}", "-", "ejected"] in [r[:4] for r in rows], out
+    assert ["app", f"127.0.0.1:{o.port}", "-", "up", "1", "none", "0", "of", "9"] in [r[:9] for r in rows], out
+    assert ["app", f"127.0.0.1:{dead}", "ejected", "connect_refused", "Connection", "refused"] in [r[1:] for r in rows], out
+    assert "2 targets: 1 up, 1 ejected" in out, out
+    t.connect(port).get()
+    code, out, err = run_ctl(p, "connections")
+    rows = [line.split() for line in out.splitlines()]
+    ages = [float(r[7][:-1]) for r in rows[1:]]
+    assert code == 0 and rows[0][0] == "ID" and len(rows) == 3, out + err
+    assert rows[1][3:7] == ["-", "-", "http", "idle"] and ages == sorted(ages, reverse=True), out
+    code, out, err = run_ctl(p, "connections", "1")
+    assert code == 0 and "2 connections are open, 1 are shown" in out, out + err
 
 
 def test_updates_from_many_clients_are_serialised(t):
