@@ -106,6 +106,7 @@ static void set_reset(int fd)
 static void reset(struct tunnel *t, bool is_client)
 {
 	struct conn *conn = t->conn;
+	SP_ASSERT(t->to.up != NULL);
 	set_reset(is_client ? t->to.up->io.fd : conn->io.fd);
 	t->to.up->has_hung_up = true; /* so that no close_notify makes a clean end of it */
 	end_tunnel(t, is_client ? EXCHANGE_END_CLIENT_GONE : EXCHANGE_END_UPSTREAM_GONE);
