@@ -41,7 +41,8 @@ enum err workers_release(struct workers *ws, struct listener_set *const *sets, s
 void workers_drain(struct workers *ws) SP_ON_CONTROL;
 /* Client connections open on all workers. */
 uint64_t workers_connection_cnt(const struct workers *ws) SP_ON_CONTROL;
-/* Closes what is left, ends and joins the threads, frees. */
+/* Closes what is left, ends and joins the threads, frees. The access records of what is cut go to
+ * the fd of the last workers_drain_access. */
 void workers_stop(struct workers *ws) SP_ON_CONTROL SP_NO_RCU;
 /* Writes the workers' log lines; called by control every 50 ms or so. Returns lines dropped. */
 uint64_t workers_drain_logs(struct workers *ws) SP_ON_CONTROL;

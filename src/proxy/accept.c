@@ -123,6 +123,7 @@ bool conn_begin(struct conn *conn)
 		return true;
 	default:
 		conn_set_state(conn, CONN_HTTP);
+		conn_count_in(conn, buf_len(&conn->in));
 		conn_arm_timer(conn, now_ms + w->settings.header_ms);
 		return true;
 	}

@@ -156,7 +156,7 @@ enum step conn_recv(struct conn *conn, void *dst, size_t cap, size_t *ret_len)
 		conn->is_readable = false;
 	else if (step == STEP_EOF)
 		conn->has_eof = true;
-	else if (step == STEP_DONE)
+	else if (step == STEP_DONE && conn->state > CONN_HELLO)
 		conn_count_in(conn, *ret_len);
 	return step;
 }

@@ -26,7 +26,7 @@ bool conn_step_handshake(struct conn *conn);
 /* A listener of raw TCP: a route is known before any byte. */
 bool conn_open_tcp(struct conn *conn);
 
-/* Bytes that came from or went to the client, once each. */
+/* Payload that came from or went to the client, once each: no PROXY header, nothing of a handshake. */
 static inline void conn_count_in(struct conn *conn, size_t len)
 {
 	conn->bytes_in += len;

@@ -73,6 +73,8 @@ static void open_tunnel(struct conn *conn, const char *sni)
 	const struct route *route = conn->route;
 	conn->generation = NULL;
 	conn->route = NULL;
+	conn_count_in(conn,
+		      buf_len(&conn->in)); /* a ClientHello that is passed through is payload */
 	tunnel_open(conn, g, route, sni);
 }
 

@@ -150,6 +150,14 @@ static bool pump(struct tunnel *t, struct stream *s)
 	}
 }
 
+/* Reset where no read tells: behind its own end, or while the target takes no more of it. What could be handed
+ * on was. */
+static bool is_client_lost(const struct tunnel *t)
+{
+	const struct conn *conn = t->conn;
+	return conn->is_broken && !t->down.is_ended && !t->down.has_failed && !conn->is_posted;
+}
+
 static void relay(struct tunnel *t)
 {
 	/* A side that has hung up is read before it is written to: the answer of one that takes no more is not lost. */
@@ -161,6 +169,8 @@ static void relay(struct tunnel *t)
 	bool is_down_over = t->down.is_ended || t->down.has_failed;
 	if (is_up_over && is_down_over)
 		finish(t, t->down.has_failed ? EXCHANGE_END_CLIENT_GONE : EXCHANGE_END_DONE);
+	else if (is_client_lost(t))
+		reset(t, true);
 }
 
 static void on_target(struct upstream_conn *up)

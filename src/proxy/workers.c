@@ -195,6 +195,7 @@ enum err workers_start(const struct workers_options *options, struct workers **r
 		return ERR_NOMEM;
 	ws->cnt = options->worker_cnt;
 	ws->upstreams = options->upstreams;
+	ws->access_fd = -1;
 	ws->loops = calloc(ws->cnt, sizeof(struct loop *));
 	enum err e = ws->loops == NULL ? ERR_NOMEM : ERR_OK;
 	for (unsigned i = 0; i < ws->cnt && e == ERR_OK; i++)
@@ -266,6 +267,8 @@ void workers_stop(struct workers *ws)
 		thread_join(ws->list[i]->thread);
 		if (ws->list[i]->log_ring != NULL)
 			(void)log_ring_drain(ws->list[i]->log_ring);
+		if (ws->list[i]->access_ring != NULL) /* of what the end has cut */
+			(void)log_ring_drain_to(ws->list[i]->access_ring, ws->access_fd);
 		free_worker(ws->list[i]);
 	}
 	free(ws->loops);
@@ -283,6 +286,7 @@ uint64_t workers_drain_logs(struct workers *ws)
 uint64_t workers_drain_access(struct workers *ws, int fd)
 {
 	uint64_t dropped = 0;
+	ws->access_fd = fd;
 	for (unsigned i = 0; i < ws->cnt; i++)
 		dropped += log_ring_drain_to(ws->list[i]->access_ring, fd);
 	return dropped;

@@ -10,6 +10,7 @@ struct workers {
 	unsigned cnt;
 	struct upstreams *upstreams;
 	struct loop **loops;
+	int access_fd; /* control's, as of the last drain; -1: none */
 	struct worker *list[];
 };
 
