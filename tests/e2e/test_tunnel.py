@@ -421,7 +421,7 @@ def test_b18_b19_bytes_are_counted_once_each_way(t):
     total_in = 3 * 70001 + len(ends.hello)
     assert p.metric("smartproxy_upstream_bytes_total", 'direction="out"') == total_in
     assert p.metric("smartproxy_upstream_bytes_total", 'direction="in"') == 3 * 300007
-    assert p.metric("smartproxy_client_bytes_total", 'direction="in"') == total_in, (total_in, [m for m in p.metrics().items() if "bytes" in m[0][0]])
+    assert p.metric("smartproxy_client_bytes_total", 'direction="in"') == total_in
     assert p.metric("smartproxy_client_bytes_total", 'direction="out"') == 3 * 300007
 
 
@@ -578,6 +578,8 @@ def test_a_client_that_does_not_read_holds_the_target(t):
                 break
             cnt += len(part)
         assert cnt == sent[kind[:3].encode()] + MIB, kind
+        c.close()
+    all_ended(ends.proxy)
 
 
 if __name__ == "__main__":
