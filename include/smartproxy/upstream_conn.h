@@ -43,8 +43,10 @@ struct upstream_conn {
 	const char *alpn; /* to be offered, static */
 	char *preface;    /* PROXY header still to be sent, owned; NULL: none */
 	uint32_t preface_len, preface_sent;
-	uint16_t port;                 /* that it is connected to */
-	uint8_t phase;                 /* this room's */
+	struct addr addr;      /* of the target that it goes to, as the target has it */
+	uint32_t addrs_change; /* of the target's addresses, when addr was last found among them */
+	uint16_t port;         /* that it is connected to */
+	uint8_t phase;         /* this room's */
 	bool is_readable, is_writable; /* sticky until a call gives EAGAIN */
 	bool has_hung_up;              /* EPOLLRDHUP, EPOLLHUP or EPOLLERR seen */
 	bool is_reused;
@@ -53,7 +55,7 @@ struct upstream_conn {
 	const char *failure_text;      /* static or of tls; "" when there is none */
 };
 
-/* A connection from the pool to that port, or NULL: none is idle. */
+/* A connection from the pool to that port and to an address that the target has now, or NULL: none is idle. */
 struct upstream_conn *upstream_conn_take(struct upstream_worker *w, struct upstream *u,
 					 uint16_t port);
 /* Starts to connect to address addr_ix of u (modulo their number) and port; proxy_header (copied) is sent

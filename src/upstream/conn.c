@@ -56,6 +56,24 @@ static bool copy_addr(const struct upstream *u, unsigned ix, struct addr *ret_ad
 	return has_one;
 }
 
+/* Whether it goes to one of the target's addresses of now: a name may have moved elsewhere since. */
+static bool is_current(struct upstream_conn *conn)
+{
+	const struct upstream *u = conn->upstream;
+	uint32_t change = atomic_load_explicit(&u->addrs_change, memory_order_acquire);
+	if (SP_LIKELY(conn->addrs_change == change))
+		return true;
+	bool is_among = false;
+	sp_rcu_enter();
+	const struct upstream_addrs *addrs = sp_rcu_load(&u->addrs);
+	for (unsigned i = 0; addrs != NULL && i < addrs->cnt && !is_among; i++)
+		is_among = addr_is_equal(&addrs->list[i], &conn->addr);
+	sp_rcu_leave();
+	if (is_among)
+		conn->addrs_change = change;
+	return is_among;
+}
+
 /* ---- end ---- */
 
 void pool_settle(struct upstream_pool *pool)
@@ -207,6 +225,8 @@ enum err upstream_conn_open(struct upstream_worker *w, const struct upstream_tar
 	struct upstream_pool *pool = &u->pools[w->ix];
 	struct addr addr;
 	SP_ASSERT(!pool->has_closed);
+	/* Before the addresses: one that is too old costs one more look, one too new would hide a change. */
+	uint32_t change = atomic_load_explicit(&u->addrs_change, memory_order_acquire);
 	if (!copy_addr(u, target->addr_ix, &addr))
 		return ERR_NOENT;
 	struct upstream_conn *conn = calloc(1, sizeof(*conn));
@@ -214,6 +234,8 @@ enum err upstream_conn_open(struct upstream_worker *w, const struct upstream_tar
 		return ERR_NOMEM;
 	conn->worker = w;
 	conn->upstream = u;
+	conn->addr = addr;
+	conn->addrs_change = change;
 	conn->alpn = target->alpn;
 	conn->port = upstream_port(u, target->client_port);
 	conn->failure_text = "";
@@ -339,9 +361,13 @@ enum step upstream_conn_check(struct upstream_conn *conn)
 struct upstream_conn *upstream_conn_take(struct upstream_worker *w, struct upstream *u,
 					 uint16_t port)
 {
-	LIST_FOREACH(pos, &u->pools[w->ix].idle)
+	LIST_FOREACH_SAFE(pos, &u->pools[w->ix].idle)
 	{
 		struct upstream_conn *conn = SP_CONTAINER_OF(pos, struct upstream_conn, idle_link);
+		if (!is_current(conn)) {
+			upstream_conn_close(conn);
+			continue;
+		}
 		if (conn->port != port)
 			continue; /* of a target that keeps the client's port */
 		leave_pool(conn);
@@ -357,7 +383,8 @@ void upstream_conn_park(struct upstream_conn *conn)
 	struct upstream_worker *w = conn->worker;
 	struct upstream_pool *pool = pool_of(conn);
 	if (conn->phase != PHASE_READY || conn->is_unpoolable || pool->is_closing ||
-	    pool->idle_cnt >= w->idle_max || conn->has_hung_up || !is_quiet(conn)) {
+	    pool->idle_cnt >= w->idle_max || conn->has_hung_up || !is_current(conn) ||
+	    !is_quiet(conn)) {
 		upstream_conn_close(conn);
 		return;
 	}

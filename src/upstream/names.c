@@ -14,6 +14,7 @@
  * takes them away (an operator who has removed a name means it; a zone that was published broken is mended
  * within that time). */
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,6 +62,7 @@ static void publish(struct upstream *u, struct upstream_addrs *addrs) SP_ON_CONT
 static void publish(struct upstream *u, struct upstream_addrs *addrs)
 {
 	struct upstream_addrs *old = sp_rcu_swap(&u->addrs, addrs);
+	atomic_fetch_add_explicit(&u->addrs_change, 1, memory_order_release);
 	if (old != NULL)
 		sp_rcu_retire(&old->rcu, free_addrs);
 	health_hurry(u);

@@ -64,6 +64,7 @@ struct upstream {
 	char server_name[256];          /* of TLS */
 	/* Written by control, read by workers. */
 	struct upstream_addrs *addrs SP_RCU_PTR; /* NULL: none known yet; never of cnt 0 */
+	_Atomic uint32_t addrs_change;           /* counted after each change of addrs */
 	_Atomic int is_down;                     /* by health checks */
 	_Atomic int64_t up_since_ms; /* CLOCK_MONOTONIC; 0: from the start, no slow start */
 	/* Written by any worker when it changes. */
