@@ -106,9 +106,9 @@ static void set_reset(int fd)
 static void reset(struct tunnel *t, bool is_client)
 {
 	struct conn *conn = t->conn;
-	SP_ASSERT(t->to.up != NULL);
-	set_reset(is_client ? t->to.up->io.fd : conn->io.fd);
-	t->to.up->has_hung_up = true; /* so that no close_notify makes a clean end of it */
+	struct upstream_conn *up = t->to.up;
+	up->has_hung_up = true; /* so that no close_notify makes a clean end of it */
+	set_reset(is_client ? up->io.fd : conn->io.fd);
 	end_tunnel(t, is_client ? EXCHANGE_END_CLIENT_GONE : EXCHANGE_END_UPSTREAM_GONE);
 	conn_close(conn);
 }
@@ -160,6 +160,7 @@ static bool is_client_lost(const struct tunnel *t)
 
 static void relay(struct tunnel *t)
 {
+	SP_ASSERT(t->to.up != NULL);
 	/* A side that has hung up is read before it is written to: the answer of one that takes no more is not lost. */
 	struct stream *first = t->to.up->has_hung_up ? &t->down : &t->up;
 	struct stream *second = first == &t->up ? &t->down : &t->up;
