@@ -11,7 +11,7 @@ readme = (root / 'README.md').read_text()
 NAME = r'`[a-z][a-z0-9_]*`'
 GROUP = re.compile(rf'((?:{NAME})(?:(?:,| and|, and)\s+{NAME})*)\s+\(([\w./-]+\.c)\)')
 bad = []
-for title in 'Life of one request', 'Life of one certificate':
+for title in 'Life of one connection', 'Life of one request', 'Life of one tunnel', 'Life of one certificate':
     section = re.search(rf'^## {title}\n(.*?)(?=^## |\Z)', readme, re.S | re.M)
     if not section:
         bad.append(f'README.md has no section "{title}"')
