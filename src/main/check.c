@@ -6,6 +6,7 @@
 #include "smartproxy/config.h"
 #include "smartproxy/route.h"
 #include "smartproxy/tls.h"
+#include "smartproxy/tls_client.h"
 
 static void print_problems(const struct config_problems *problems, const char *file, enum err e)
 {
@@ -44,6 +45,26 @@ static bool check_certificate(const char *file, const struct config_route *route
 	return e == ERR_OK;
 }
 
+/* Trust anchors and client certificate of TLS towards targets. */
+static bool check_client(const char *file, const struct config_route *route)
+{
+	const struct config_upstream_tls *tls = &route->action.upstream_tls;
+	struct tls_client_settings settings = { .wants_verify = tls->wants_verify,
+						.ca_file = tls->ca_file,
+						.chain_file = tls->chain_file,
+						.key_file = tls->key_file };
+	struct tls_client *client = NULL;
+	struct text why = { 0 };
+	sp_role_assume_control();
+	enum err e = tls_client_new(&settings, 1, &client, &why);
+	if (e != ERR_OK)
+		(void)fprintf(stderr, "%s:%u: route %s: tls.upstream: %s\n", file, route->line,
+			      route->name, why.data != NULL ? why.data : err_text(e));
+	tls_client_free(client);
+	text_fini(&why);
+	return e == ERR_OK;
+}
+
 static bool check_routes(const char *file, const struct config *config)
 {
 	struct route_index *index = NULL;
@@ -71,7 +92,11 @@ int check_file(const char *file)
 		const struct config_route *route = &config->routes[i];
 		bool has_files = route->is_enabled && route->action.chain_file != NULL &&
 				 route->action.certificate == CONFIG_CERT_FILES;
+		bool has_client =
+			route->is_enabled && route->action.tls_mode == CONFIG_TLS_REENCRYPT;
 		if (has_files && !check_certificate(file, route))
+			is_ok = false;
+		if (has_client && !check_client(file, route))
 			is_ok = false;
 	}
 	if (is_ok)

@@ -4,6 +4,7 @@ import re
 
 from sp import main, until
 from sp.conf import forward, redirect, respond, to_libconfig
+from sp.pebble import make_leaf
 from sp.process import run_proxy
 
 GOOD = """global: { workers = 1; state_dir = "%(dir)s/state"; control = { path = "%(dir)s/c.sock"; }; };
@@ -163,6 +164,21 @@ def test_odd_files_are_refused_without_harm(t):
             f.write(data)
         code, out, err = run_proxy("-t", "-c", path)
         assert code == 1 and (out + err).strip(), f"{data[:30]!r}: {code} {out}{err}"
+
+
+def test_files_of_tls_towards_targets_are_read(t):
+    (cert, key), missing = make_leaf(t.dir, "inner", ["inner.test"]), t.path("none.pem")
+    certificate = f'{{ chain_file = "{cert}"; key_file = "{key}"; }}'
+    for upstream, expected in ((f'ca_file = "{cert}";', None), (f'ca_file = "{missing}";', missing),
+                               (f'ca_file = "{key}";', "no certificate in it"), (f"certificate = {certificate};", None),
+                               (f'certificate = {{ chain_file = "{cert}"; key_file = "{missing}"; }};', missing)):
+        file = write(t, f'''routes: ( {{ name = "inner"; match = {{ ports = [ 8443 ]; }}; action = {{ type = "forward";
+          targets = ( {{ host = "192.0.2.1"; port = 443; }} );
+          tls = {{ mode = "terminate-and-reencrypt"; certificate = {certificate}; upstream = {{ {upstream} }}; }}; }}; }} );''')
+        code, out, err = run_proxy("-t", "-c", file)
+        assert code == (0 if expected is None else 1), upstream + out + err
+        if expected:
+            assert f"{file}:1: route inner: tls.upstream: " in err and expected in err, err
 
 
 def test_bad_arguments(_t):
