@@ -215,12 +215,7 @@ START_TEST(bulk_both_ways)
 	struct side *s = rig_connect(&rig);
 	ck_assert(send_bulk(s));
 	ck_assert(take_bulk(s, (size_t)quick));
-	/* Its last byte is here a moment before the origin says that all was well. */
-	int64_t until_ms = clock_now_ms() + PATIENCE_MS;
-	while (__atomic_load_n(&origin.request_cnt, __ATOMIC_ACQUIRE) == 0 &&
-	       clock_now_ms() < until_ms)
-		nap();
-	ck_assert_uint_eq(__atomic_load_n(&origin.request_cnt, __ATOMIC_ACQUIRE), 1);
+	await_origin(1);
 	side_free(s);
 	await_end(EXCHANGE_END_DONE, 1);
 	struct worker_stats stats = rig_stats(&rig);
