@@ -18,7 +18,7 @@ struct loop;
 
 struct io {
 	int fd; /* -1: not registered */
-	/* events: EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | EPOLLERR as reported */
+	/* events: EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | EPOLLERR as reported */
 	void (*on_ready)(struct io *io, uint32_t events);
 };
 
@@ -50,7 +50,7 @@ int64_t loop_now_ms(const struct loop *loop);
 /* Turns so far, readable by any thread (stall detector). */
 uint64_t loop_turns(const struct loop *loop);
 
-/* events: EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLET as wanted; one epoll_ctl each. The fd is set in io
+/* events: EPOLLIN, EPOLLPRI, EPOLLOUT, EPOLLRDHUP, EPOLLET as wanted; one epoll_ctl each. The fd is set in io
  * before. On failure (ERR_LIMIT: max_user_watches, ERR_NOMEM, ERR_SYSTEM) nothing changed. */
 enum err loop_add(struct loop *loop, struct io *io, uint32_t events) SP_MUST_USE;
 enum err loop_change(struct loop *loop, struct io *io, uint32_t events) SP_MUST_USE;

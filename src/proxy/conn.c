@@ -136,9 +136,9 @@ static enum step recv_plain(struct conn *conn, void *dst, size_t cap, size_t *re
 		return errno == EAGAIN || errno == EWOULDBLOCK ? STEP_READ : STEP_FAIL;
 	if (n == 0)
 		return STEP_EOF;
-	/* A short read emptied the socket, unless an end waits behind it: the next arrival is a new
-	 * edge. */
-	if ((size_t)n < cap && !conn->has_hung_up)
+	/* A short read emptied the socket, unless an end waits behind it, or it stopped at urgent data: the
+	 * next arrival is a new edge. */
+	if ((size_t)n < cap && !conn->has_hung_up && !conn->is_urgent)
 		conn->is_readable = false;
 	*ret_len = (size_t)n;
 	return STEP_DONE;
@@ -310,6 +310,7 @@ static void on_io(struct io *io, uint32_t events)
 	struct conn *conn = SP_CONTAINER_OF(io, struct conn, io);
 	conn->is_readable |= (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
 	conn->is_writable |= (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0;
+	conn->is_urgent |= (events & EPOLLPRI) != 0;
 	conn->has_hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
 	conn->is_broken |= (events & (EPOLLHUP | EPOLLERR)) != 0;
 	if (conn->is_broken && conn->state == CONN_HTTP) {
@@ -370,7 +371,8 @@ bool conn_open(struct conn *conn)
 	list_append(&w->conns, &conn->link);
 	stat_add(&w->stats.connections_accepted, 1);
 	stat_add(&w->stats.connections_open, 1);
-	if (loop_add(w->loop, &conn->io, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) == ERR_OK)
+	if (loop_add(w->loop, &conn->io, EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET) ==
+	    ERR_OK)
 		return true;
 	conn_close_for(conn, EXCHANGE_END_NO_MEMORY);
 	return false;

@@ -372,6 +372,7 @@ struct conn {
 	uint32_t request_cnt;
 	bool is_readable, is_writable, has_hung_up, has_eof;
 	bool is_broken;        /* EPOLLHUP or EPOLLERR seen */
+	bool is_urgent;        /* EPOLLPRI seen: reads end before urgent data, more may be behind */
 	bool is_proxy_trusted; /* CONN_PROXY: a header is demanded; else one is refused */
 	bool is_running;       /* inside conn_run: no re-entry */
 	bool is_posted;

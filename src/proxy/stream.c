@@ -2,7 +2,8 @@
  *
  * It copies through a buffer of the pool until the flow is bulky (several reads in a row that filled the buffer)
  * and both ends are plain sockets; then it goes by splice through a pipe, until little comes at a time. Flags of
- * both sockets are sticky: only EAGAIN clears them. The pipe is filled when it is empty and emptied before it is
+ * both sockets are sticky: only EAGAIN clears them, and a read that was shorter than it could have been. A source
+ * that has sent urgent data is copied: splice never gets past it. The pipe is filled when it is empty and emptied before it is
  * filled again, so that EAGAIN on the way in always means the source and on the way out the sink. */
 #include <errno.h>
 #include <fcntl.h>
@@ -30,6 +31,11 @@ static int sink_fd(const struct tunnel *t, const struct stream *s)
 static bool *readable(struct tunnel *t, const struct stream *s)
 {
 	return s->is_up ? &t->conn->is_readable : &t->to.up->is_readable;
+}
+
+static bool is_urgent(const struct tunnel *t, const struct stream *s)
+{
+	return s->is_up ? t->conn->is_urgent : t->to.up->is_urgent;
 }
 
 static bool *writable(struct tunnel *t, const struct stream *s)
@@ -270,8 +276,9 @@ enum stream_state stream_pump(struct tunnel *t, struct stream *s)
 	for (int round = 0; round < PUMP_ROUNDS_MAX && state == STREAM_BUSY; round++) {
 		if (s->is_ended || s->has_failed)
 			return STREAM_ENDED;
-		bool wants_splice = s->piped_bytes > 0 || (s->is_bulky && buf_len(&s->buf) == 0 &&
-							   buf_len(&s->behind) == 0);
+		bool wants_splice =
+			s->piped_bytes > 0 || (s->is_bulky && !is_urgent(t, s) &&
+					       buf_len(&s->buf) == 0 && buf_len(&s->behind) == 0);
 		state = wants_splice ? splice_on(t, s) : copy(t, s);
 		round += wants_splice ? SPLICE_ROUND_CNT - 1 : 0;
 	}

@@ -154,6 +154,7 @@ static void on_io(struct io *io, uint32_t events)
 	struct upstream_conn *conn = SP_CONTAINER_OF(io, struct upstream_conn, io);
 	conn->is_readable |= (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
 	conn->is_writable |= (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0;
+	conn->is_urgent |= (events & EPOLLPRI) != 0;
 	conn->has_hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
 	if (conn->phase == PHASE_ENDING && conn->is_writable)
 		end_writing(conn);
@@ -175,6 +176,8 @@ static void set_options(int fd)
 	int one = 1;
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+	/* An urgent byte keeps its place among the others (RFC 6093, 6). */
+	(void)setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one));
 }
 
 static enum err keep_preface(struct upstream_conn *conn, const struct upstream_target *target)
@@ -208,7 +211,7 @@ static enum err start_connect(struct upstream_conn *conn, const struct addr *add
 			e = ERR_LIMIT;
 		goto out;
 	}
-	e = loop_add(w->loop, &conn->io, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+	e = loop_add(w->loop, &conn->io, EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET);
 	if (e == ERR_OK)
 		return ERR_OK;
 out:
@@ -428,9 +431,9 @@ enum step upstream_conn_read(struct upstream_conn *conn, void *dst, size_t cap, 
 		return STEP_FAIL;
 	if (n == 0)
 		return STEP_EOF;
-	/* A short read emptied the socket, unless an end waits behind it: the next arrival is a new
-	 * edge. */
-	if ((size_t)n < cap && !conn->has_hung_up)
+	/* A short read emptied the socket, unless an end waits behind it, or it stopped at urgent data: the
+	 * next arrival is a new edge. */
+	if ((size_t)n < cap && !conn->has_hung_up && !conn->is_urgent)
 		conn->is_readable = false;
 	*ret_len = (size_t)n;
 	return STEP_DONE;

@@ -278,6 +278,67 @@ START_TEST(reset_in_bulk)
 }
 END_TEST
 
+/* "abc", "X" as urgent data and "def", in one segment. */
+static void send_urgent(int fd)
+{
+	int on = 1, off = 0;
+	SP_ASSERT(setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on)) == 0);
+	SP_ASSERT(send(fd, "abc", 3, MSG_NOSIGNAL) == 3);
+	SP_ASSERT(send(fd, "X", 1, MSG_NOSIGNAL | MSG_OOB) == 1);
+	SP_ASSERT(send(fd, "def", 3, MSG_NOSIGNAL) == 3);
+	SP_ASSERT(setsockopt(fd, IPPROTO_TCP, TCP_CORK, &off, sizeof(off)) == 0);
+}
+
+static void serve_urgent(struct origin *o, struct side *s, unsigned nth)
+{
+	send_urgent(s->fd);
+	serve_echo(o, s, nth);
+}
+
+/* A read ends before it, which says nothing of what is behind; it keeps its place among the others. */
+START_TEST(urgent_data)
+{
+	bool is_from_target = _i == 1;
+	start_tcp(is_from_target ? serve_urgent : serve_echo, "", "");
+	struct side *s = rig_connect(&rig);
+	if (!is_from_target)
+		send_urgent(s->fd);
+	ck_assert(gives(s, "abcXdef"));
+	side_free(s);
+	await_end(EXCHANGE_END_DONE, 1);
+	stop();
+}
+END_TEST
+
+static void serve_count(struct origin *o, struct side *s, unsigned nth)
+{
+	(void)nth;
+	size_t sum = 0;
+	for (; side_fill(s) > 0; side_use(s, s->len))
+		sum += s->len;
+	__atomic_store_n(&o->request_cnt, (unsigned)sum, __ATOMIC_RELEASE);
+}
+
+/* Splice never gets past it. */
+START_TEST(urgent_data_in_bulk)
+{
+	static char block[1 << 20];
+	start_tcp(serve_count, "", "");
+	struct side *s = rig_connect(&rig);
+	for (int i = 0; i < 8; i++) {
+		ck_assert(side_send(s, block, sizeof(block)));
+		if (i == 5)
+			ck_assert_int_eq(send(s->fd, "X", 1, MSG_OOB), 1);
+	}
+	ck_assert_int_eq(shutdown(s->fd, SHUT_WR), 0);
+	await_origin(8 * sizeof(block) + 1);
+	ck_assert_uint_ge(rig_stats(&rig).splices, 1);
+	side_free(s);
+	await_end(EXCHANGE_END_DONE, 1);
+	stop();
+}
+END_TEST
+
 static const struct {
 	const char *settings;
 	enum exchange_end end;
@@ -438,6 +499,8 @@ static void add_all(Suite *suite)
 	tcase_add_loop_test(tc, bulk_both_ways, 0, SP_ARRAY_LEN(pauses));
 	tcase_add_test(tc, bulk_at_once);
 	tcase_add_test(tc, reset_in_bulk);
+	tcase_add_loop_test(tc, urgent_data, 0, 2);
+	tcase_add_test(tc, urgent_data_in_bulk);
 	tcase_add_loop_test(tc, life, 0, SP_ARRAY_LEN(lives));
 	tcase_add_test(tc, outlives_http);
 	tcase_add_test(tc, refused);
