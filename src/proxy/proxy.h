@@ -98,7 +98,9 @@ struct worker {
 	char date_text[32];
 	struct worker_settings settings;
 	struct wire_field fields[WIRE_FIELDS_MAX]; /* scratch of the parser */
-	int64_t tls_logged_ms;     /* last line about a target's TLS; at most one a second */
+	int64_t tls_logged_ms; /* last line about a target's TLS; at most one a second */
+	int64_t refused_ms; /* when the second began in which refused_cnt PROXY headers were refused */
+	unsigned refused_cnt;
 	struct worker_stats stats; /* written by this worker (relaxed), read by control */
 };
 

@@ -8,28 +8,47 @@
 #include "conn.h"
 #include "smartproxy/fault.h"
 
+#define LOGGED_MAX \
+	10 /* refusals that a worker logs in a second: clients choose how many there are */
 #define SIGNATURE_MAX 12 /* bytes after which a version's signature has been seen whole */
 
 /* ---- in ---- */
 
-static bool refuse(struct conn *conn, enum exchange_end end, enum wire_proxy_reason reason)
+static bool may_log(struct worker *w)
 {
-	struct worker *w = conn->worker;
+	int64_t now_ms = loop_now_ms(w->loop);
+	if (now_ms - w->refused_ms >= 1000) {
+		w->refused_ms = now_ms;
+		w->refused_cnt = 0;
+	}
+	return w->refused_cnt++ < LOGGED_MAX;
+}
+
+static void log_refusal(const struct conn *conn, enum exchange_end end,
+			enum wire_proxy_reason reason)
+{
 	char peer[ADDR_TEXT_MAX];
 	(void)addr_format(peer, sizeof(peer), &conn->peer);
-	if (end == EXCHANGE_END_PROXY_MALFORMED) {
-		stat_add(&w->stats.proxy_rejects[(unsigned)reason %
-						 SP_ARRAY_LEN(w->stats.proxy_rejects)],
-			 1);
+	if (end == EXCHANGE_END_PROXY_MALFORMED)
 		log_info("proxy", "PROXY header refused conn=%llu peer=%s port=%u reason=%s",
 			 (unsigned long long)conn->id, peer, (unsigned)conn->port,
 			 wire_proxy_reason_name(reason));
-	} else {
+	else
 		log_info("proxy",
 			 "PROXY header refused conn=%llu peer=%s port=%u: not in "
 			 "proxy_protocol.trusted of this listener",
 			 (unsigned long long)conn->id, peer, (unsigned)conn->port);
-	}
+}
+
+static bool refuse(struct conn *conn, enum exchange_end end, enum wire_proxy_reason reason)
+{
+	struct worker *w = conn->worker;
+	if (end == EXCHANGE_END_PROXY_MALFORMED)
+		stat_add(&w->stats.proxy_rejects[(unsigned)reason %
+						 SP_ARRAY_LEN(w->stats.proxy_rejects)],
+			 1);
+	if (may_log(w))
+		log_refusal(conn, end, reason);
 	conn_close_for(conn, end);
 	return false;
 }

@@ -2,6 +2,7 @@
 import socket
 import ssl
 import struct
+import time
 
 from sp import main
 from sp.client import Client, tls_context
@@ -116,6 +117,19 @@ def test_an_untrusted_peer_that_lies_is_closed_and_one_that_does_not_is_served(t
         assert o.last.header("x-forwarded-for") == "127.0.0.1"
     with Client(port) as c:  # begins like one and is none
         assert c.request("PUT", "/").response().status == 200
+
+
+def test_lies_do_not_flood_the_log(t):
+    p, port, _ = proxied(t, trusted=("192.0.2.0/24",), workers=1)
+    begin = time.monotonic()
+    for _ in range(200):
+        with Client(port) as c:
+            c.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 5555 443\r\n")
+            c.wait_closed()
+    seconds = int(time.monotonic() - begin) + 1
+    until(lambda: p.end_cnt("proxy_untrusted") == 200, 5, "all are counted")
+    p.wait_log("PROXY header refused")
+    assert p.command.count("PROXY header refused") <= 10 * (seconds + 1), f"{seconds} s\n{p.log_tail(50)}"
 
 
 def test_trust_before_tls_passthrough_and_tcp(t):
