@@ -230,8 +230,10 @@ enum step target_time_out(struct target *t)
 	/* The place may have come in this very turn. */
 	if (t->phase == TARGET_QUEUE && !t->ticket.is_held)
 		return fail(t, 503, EXCHANGE_END_QUEUE_TIMEOUT);
-	if (t->phase == TARGET_CONNECT)
+	if (t->phase == TARGET_CONNECT) {
+		stat_add(&worker_of(t)->connect_failures, 1);
 		step = go_on(t, UPSTREAM_FAILURE_CONNECT_TIMEOUT, "timeouts.connect has passed");
+	}
 	return step == STEP_DONE ? target_run(t) : step;
 }
 

@@ -1,5 +1,4 @@
 """Tunnels: half-close, resets, their own times and no other's, dead targets, bytes, shutdown, back-pressure."""
-import os
 import select
 import signal
 import socket
@@ -9,7 +8,7 @@ import threading
 from sp import main
 from sp.client import Client
 from sp.conf import respond
-from sp.tcp import TcpServer, echo, sink
+from sp.tcp import TcpServer, echo
 from sp.tunnel import KINDS, SHORT, Ends, black_hole
 from sp.wait import until
 
@@ -134,7 +133,7 @@ def test_b17c_a_half_closed_tunnel_lives_while_it_trickles(t):
         c.half_close()
         until(lambda n=ix + 1: len(subscribed) == n, 20, "the target saw its end")
     for _ in range(3):
-        ends.outlive_http(1)
+        ends.outlive_http(2)
         for kind, c, peer in zip(KINDS, clients, subscribed):
             peer.send(b"event")
             assert c.recv_exact(5) == b"event", kind

@@ -16,7 +16,7 @@ from .tcp import TcpServer, echo
 KINDS = ("tcp", "tls", "passthrough")
 NAME = "a.test"
 # What HTTP would do with a connection, and as far as it goes, does in these tests.
-SHORT = {"header": "1s", "idle": "1s", "response": "1s", "total": "2s", "hello": "1s"}
+SHORT = {"header": "2s", "idle": "1s", "response": "2s", "total": "3s", "hello": "2s"}
 TIMEOUT_S = 60
 
 
@@ -160,7 +160,7 @@ class Ends:
             end.send(self.hello)
         return end
 
-    def outlive_http(self, cnt=2):
+    def outlive_http(self, cnt=3):
         """Returns when connections of HTTP, opened now, have been ended by timeouts.idle, cnt times in a row."""
         for _ in range(cnt):
             with Client(self.http, timeout_s=TIMEOUT_S) as c:
