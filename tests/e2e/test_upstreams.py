@@ -411,6 +411,8 @@ def test_tunnels_wait_for_places_too(t):
     clients[0].close()
     assert third.sock.recv(16) == b"third"
     assert len(origin.peers) == 3
+    for c in clients + [third]:
+        c.close()  # a shutdown waits for tunnels
 
 
 # ---- slow start ----
