@@ -4,7 +4,7 @@ import threading
 from sp import main
 from sp.client import Client
 from sp.conf import forward, to_upstream, upstream
-from sp.load import Silent, bodies, burst, get, is_cut, named
+from sp.load import Silent, bodies, burst, get, is_cut, named, reset
 from sp.origin import answer, close_now, fixed, hang
 from sp.pebble import make_leaf
 from sp.tcp import TcpServer
@@ -362,6 +362,35 @@ def test_a_silent_target_is_passed_over(t):
             assert c.response().status == 200
     view = p.target(silent.port)
     assert view["state"] == "ejected" and view["failures"] == 1, view
+
+
+def test_b20_a_client_that_goes_while_its_target_is_connected_to(t):
+    silent = Silent(t)
+    p, port = group_proxy(t, upstream("app", [silent.port]), timeouts={"connect": "10m"})
+    clients = [t.connect(port) for _ in range(10)]
+    for c in clients:
+        c.request()
+    until(lambda: p.target(silent.port)["in_flight"] == 10, 20, "ten are connecting")
+    for c in clients:
+        reset(c)
+    until(lambda: p.target(silent.port)["in_flight"] == 0, 20, "nobody is any more")
+    until(lambda: p.metric("smartproxy_connections_open") == 0, 20, "the clients are gone")
+    assert p.target(silent.port)["failures"] == 0  # it is not the target's fault
+    p.wait_fds()
+
+
+def test_an_address_that_no_route_leads_to(t):
+    t.need_namespace()  # which has nothing but loopback
+    well, = named(t, 1)
+    group = upstream("app", [("192.0.2.1", 80), ("2001:db8::1", 80), well.port], balance="round-robin", ejection={"failures": 1, "time": "60s", "max_share": 100})
+    p, port = group_proxy(t, group)
+    assert bodies(port, 20) == ["0"] * 20
+    reasons = {u["target"]: u["last_failure"] for u in p.upstreams() if u["last_failure"]}
+    assert len(reasons) == 2 and all(r["reason"] == "connect_refused" for r in reasons.values()), reasons
+    p.config["upstreams"] = (upstream("app", [("192.0.2.1", 80)]),)
+    p.write()
+    assert p.reload().status == 200
+    assert get(port).status == 502
 
 
 def test_a_server_error_of_the_application_is_passed_on(t):

@@ -173,6 +173,35 @@ def test_more_addresses_than_are_kept(t):
     assert len(p.upstreams()[0]["addresses"]) == 16
 
 
+def test_a_name_that_is_gone_for_long_takes_its_addresses_with_it(t):
+    origin, = named(t, 1)
+    dns = DnsServer(t, {"app.test": (["127.0.0.1"], 1)})
+    port = t.port()
+    p = t.proxy([forward("r", [port], [("app.test", origin.port)])], dns=dns.config(timeout="500ms", max_ttl="1s"))
+    assert bodies(port, 3) == ["0"] * 3
+    dns.zone["app.test"] = "nxdomain"
+    until(lambda: get(port).status == 503, 60, "the addresses are gone", 0.05)
+    assert p.upstreams()[0]["state"] == "unresolved"
+    dns.zone["app.test"] = (["127.0.0.1"], 1)
+    until(lambda: get(port).status == 200, 60, "it is back", 0.05)
+
+
+def test_a_check_goes_on_to_the_next_address(t):
+    back = t.port()
+    at(t, "127.0.0.3", back, b"three")
+    dns = DnsServer(t, {"many.test": (["127.0.0.2", "127.0.0.3", "::1"], 60), "dead.test": (["127.0.0.2", "::1"], 60)})
+    port = t.port()
+    check = {"type": "http", "interval": "200ms", "timeout": "200ms", "fall": 1}
+    p = t.proxy([to_upstream("r", [port], "app")], dns=dns.config(),
+                upstreams=(upstream("app", [("many.test", back), ("dead.test", back)], check=check),))
+    until(lambda: {u["target"].split(".")[0]: u["state"] for u in p.upstreams()} == {"many": "up", "dead": "down"}, 20, "checked")
+    assert bodies(port, 10) == ["three"] * 10
+    many, = [u for u in p.upstreams() if u["target"].startswith("many")]
+    before = many["last_check"]
+    until(lambda: [u for u in p.upstreams() if u["target"].startswith("many")][0]["last_check"] != before, 20, "checked again")
+    assert [u for u in p.upstreams() if u["target"].startswith("many")][0]["state"] == "up"
+
+
 def test_ipv6_and_ipv4(t):
     back = t.port()
     at(t, "::1", back, b"six")

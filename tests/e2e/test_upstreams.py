@@ -415,6 +415,52 @@ def test_tunnels_wait_for_places_too(t):
         c.close()  # a shutdown waits for tunnels
 
 
+def test_no_place_is_lost_in_chaos(t):
+    """Targets that answer, dawdle, close, reset and talk nonsense; clients that go away at any time."""
+    def script(c, r):
+        kind = r.request_ix % 5
+        if kind == 0:
+            c.close()
+        elif kind == 1:
+            c.reset()
+        elif kind == 2:
+            c.send(b"nonsense\r\n\r\n")
+        else:
+            c.send(answer(200, b"x" * 100))
+    origins = [t.origin(script) for _ in range(3)]
+    targets = [o.port for o in origins] + [t.port()]
+    group = upstream("app", targets, max_connections=3, queue=500, queue_timeout="60s", ejection={"failures": 3, "time": "100ms"})
+    p, port = group_proxy(t, group, workers=4)
+
+    def work(ix):
+        for turn in range(6):
+            c = Client(port, timeout_s=60)
+            c.request("GET" if turn % 2 else "POST", body=None if turn % 2 else b"x")
+            if (ix + turn) % 3 == 0:
+                reset(c)
+            else:
+                assert c.response().status in (200, 502, 503)
+                c.close()
+    burst(100, work)
+    until(lambda: all(u["in_flight"] == 0 and u["queued"] == 0 for u in p.upstreams()), 30, "every place is back")
+    # And each of them can be taken again.
+    gates = [Gate() for _ in origins]
+    for origin, gate in zip(origins, gates):
+        origin.scripts = (gate,)
+    change(p, upstream("app", targets[:3], max_connections=3, queue=500, queue_timeout="60s"))
+    until(lambda: all(u["state"] == "up" for u in p.upstreams()), 30, "none is ejected any more")
+    clients = [t.connect(port, timeout_s=60) for _ in range(30)]
+    for c in clients:
+        c.request()
+    until(lambda: sum(u["queued"] for u in p.upstreams()) == 21, 30, "nine are there, the others wait")
+    assert [g.now for g in gates] == [3, 3, 3]
+    for gate in gates:
+        gate.open()
+    for c in clients:
+        assert c.response().status == 200
+    assert max(g.most for g in gates) == 3
+
+
 # ---- slow start ----
 
 def share_of(port, text, cnt=200):
