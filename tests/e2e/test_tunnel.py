@@ -494,7 +494,7 @@ def test_shutdown_ends_what_is_still_open_after_its_time(t):
     ends = Ends(t, echo, **options)
     clients = [greeted(ends, kind) for kind in KINDS]
     ends.proxy.signal(signal.SIGTERM)
-    until(lambda: is_refused(ends.ports["tcp"]), 20, "no new connections")
+    until(lambda: is_refused(ends.http), 20, "no new connections")
     for c in clients:
         c.send(b"still")
         assert c.recv_exact(5) == b"still"
@@ -504,7 +504,8 @@ def test_shutdown_ends_what_is_still_open_after_its_time(t):
             assert c.recv() == b""
         except (ConnectionError, ssl.SSLError):
             pass
-    assert [r["end"] for r in records(ends.proxy, path, 3)] == ["shutdown"] * 3
+    found = records(ends.proxy, path, 3)
+    assert [r["end"] for r in found] == ["shutdown"] * 3, found
     until(lambda: ends.origin.ended == 3, 10, "the target's sides ended")
 
 
@@ -512,7 +513,7 @@ def test_shutdown_ends_with_the_last_tunnel(t):
     ends = Ends(t, echo, global_={"shutdown_timeout": "300s"})
     c = greeted(ends, "tcp")
     ends.proxy.signal(signal.SIGTERM)
-    until(lambda: is_refused(ends.ports["tcp"]), 20, "no new connections")
+    until(lambda: is_refused(ends.http), 20, "no new connections")
     c.half_close()
     assert c.recv_all() == b""
     c.close()
