@@ -15,10 +15,11 @@
  * reason that conn->end has by then. */
 #include "conn.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "smartproxy/socket.h"
 
 #define REQUESTS_A_RUN 64
 
@@ -128,19 +129,13 @@ void conn_post(struct conn *conn)
 
 static enum step recv_plain(struct conn *conn, void *dst, size_t cap, size_t *ret_len)
 {
-	ssize_t n;
-	do {
-		n = recv(conn->io.fd, dst, cap, 0);
-	} while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return errno == EAGAIN || errno == EWOULDBLOCK ? STEP_READ : STEP_FAIL;
-	if (n == 0)
-		return STEP_EOF;
+	enum step step = socket_recv(conn->io.fd, dst, cap, ret_len);
+	if (step != STEP_DONE)
+		return step;
 	/* A short read emptied the socket, unless an end waits behind it, or it stopped at urgent data: the
 	 * next arrival is a new edge. */
-	if ((size_t)n < cap && !conn->has_hung_up && !conn->is_urgent)
+	if (*ret_len < cap && !conn->has_hung_up && !conn->is_urgent)
 		conn->is_readable = false;
-	*ret_len = (size_t)n;
 	return STEP_DONE;
 }
 
@@ -165,19 +160,8 @@ enum step conn_send(struct conn *conn, const void *src, size_t len, size_t *ret_
 {
 	if (!conn->is_writable)
 		return STEP_WRITE;
-	enum step step;
-	if (conn->tls != NULL) {
-		step = tls_conn_write(conn->tls, src, len, ret_len);
-	} else {
-		ssize_t n;
-		do {
-			n = send(conn->io.fd, src, len, MSG_NOSIGNAL);
-		} while (n < 0 && errno == EINTR);
-		step = n >= 0                                    ? STEP_DONE
-		       : errno == EAGAIN || errno == EWOULDBLOCK ? STEP_WRITE
-								 : STEP_FAIL;
-		*ret_len = n < 0 ? 0 : (size_t)n;
-	}
+	enum step step = conn->tls != NULL ? tls_conn_write(conn->tls, src, len, ret_len)
+					   : socket_send(conn->io.fd, src, len, ret_len);
 	if (step == STEP_WRITE)
 		conn->is_writable = false;
 	else if (step == STEP_DONE)
@@ -263,16 +247,14 @@ static bool step_linger(struct conn *conn)
 {
 	static _Thread_local char sink[16384];
 	while (conn->is_readable) {
-		ssize_t n = recv(conn->io.fd, sink, sizeof(sink), 0);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+		size_t len = 0;
+		enum step step = socket_recv(conn->io.fd, sink, sizeof(sink), &len);
+		if (step == STEP_READ) {
 			conn->is_readable = false;
 			break;
 		}
-		if (n > 0)
-			conn->linger_bytes += (uint32_t)n;
-		if (n <= 0 || conn->linger_bytes > LINGER_MAX) {
+		conn->linger_bytes += (uint32_t)len;
+		if (step != STEP_DONE || conn->linger_bytes > LINGER_MAX) {
 			conn_close(conn);
 			break;
 		}

@@ -9,7 +9,6 @@
  *
  * A phase that there is nothing to do in is left at once. */
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,7 +16,7 @@
 
 #include "pool.h"
 #include "smartproxy/assert.h"
-#include "smartproxy/fault.h"
+#include "smartproxy/socket.h"
 
 enum phase { PHASE_CONNECT, PHASE_PREFACE, PHASE_HANDSHAKE, PHASE_READY, PHASE_ENDING };
 
@@ -171,15 +170,6 @@ static void on_idle_timeout(struct timer *timer)
 
 /* ---- beginning ---- */
 
-static void set_options(int fd)
-{
-	int one = 1;
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
-	/* An urgent byte keeps its place among the others (RFC 6093, 6). */
-	(void)setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one));
-}
-
 static enum err keep_preface(struct upstream_conn *conn, const struct upstream_target *target)
 {
 	if (target->proxy_header_len == 0)
@@ -196,28 +186,18 @@ static enum err keep_preface(struct upstream_conn *conn, const struct upstream_t
 static enum err start_connect(struct upstream_conn *conn, const struct addr *addr)
 {
 	struct upstream_worker *w = conn->worker;
-	int fd = socket(addr->sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return errno == EAFNOSUPPORT ? ERR_NETWORK : ERR_LIMIT;
-	set_options(fd);
-	conn->io = (struct io){ .fd = fd, .on_ready = on_io };
-	pool_count(&w->connects);
-	enum err e = ERR_NETWORK;
-	if (fault_hits(FAULT_CONNECT))
-		goto out;
-	if (connect(fd, &addr->sa, addr->len) != 0 && errno != EINPROGRESS) {
-		/* No port or memory is left here: the target has not failed. */
-		if (errno == EADDRNOTAVAIL || errno == EAGAIN || errno == ENOBUFS)
-			e = ERR_LIMIT;
-		goto out;
-	}
-	e = loop_add(w->loop, &conn->io, EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-	if (e == ERR_OK)
-		return ERR_OK;
-out:
+	const char *why;
+	conn->io.on_ready = on_io;
+	enum err e = socket_connect(addr, &conn->io.fd, &why);
+	if (e == ERR_OK || e == ERR_NETWORK)
+		pool_count(&w->connects);
 	if (e == ERR_NETWORK)
 		pool_count(&w->connect_failures);
-	(void)close(fd);
+	if (e != ERR_OK)
+		return e;
+	e = loop_add(w->loop, &conn->io, EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+	if (e != ERR_OK)
+		(void)close(conn->io.fd);
 	return e;
 }
 
@@ -268,35 +248,38 @@ static enum step fail(struct upstream_conn *conn, enum upstream_failure failure,
 
 static enum step finish_connect(struct upstream_conn *conn)
 {
-	int error = 0;
-	socklen_t len = sizeof(error);
+	const char *why;
 	if (!conn->is_writable && !conn->has_hung_up)
 		return STEP_WRITE;
-	if (getsockopt(conn->io.fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
-		error = errno;
-	if (error == 0)
+	enum err e = socket_connect_result(conn->io.fd, &why);
+	if (e == ERR_OK)
 		return STEP_DONE;
 	return fail(conn,
-		    error == ETIMEDOUT ? UPSTREAM_FAILURE_CONNECT_TIMEOUT
-				       : UPSTREAM_FAILURE_REFUSED,
-		    strerrordesc_np(error));
+		    e == ERR_TIMEOUT ? UPSTREAM_FAILURE_CONNECT_TIMEOUT : UPSTREAM_FAILURE_REFUSED,
+		    why);
+}
+
+static enum step note_step(struct upstream_conn *conn, enum step step)
+{
+	if (step == STEP_READ)
+		conn->is_readable = false;
+	else if (step == STEP_WRITE)
+		conn->is_writable = false;
+	return step;
 }
 
 static enum step send_preface(struct upstream_conn *conn)
 {
 	while (conn->preface_sent < conn->preface_len) {
-		ssize_t n = send(conn->io.fd, conn->preface + conn->preface_sent,
-				 conn->preface_len - conn->preface_sent, MSG_NOSIGNAL);
-		if (n >= 0) {
-			conn->preface_sent += (uint32_t)n;
-			continue;
-		}
-		if (errno == EINTR)
-			continue;
-		if (errno != EAGAIN && errno != EWOULDBLOCK)
-			return fail(conn, UPSTREAM_FAILURE_CLOSED, strerrordesc_np(errno));
-		conn->is_writable = false;
-		return STEP_WRITE;
+		size_t len = 0;
+		enum step step = socket_send(conn->io.fd, conn->preface + conn->preface_sent,
+					     conn->preface_len - conn->preface_sent, &len);
+		if (step == STEP_FAIL)
+			return fail(conn, UPSTREAM_FAILURE_CLOSED,
+				    "closed before the end of the PROXY header");
+		if (step != STEP_DONE)
+			return note_step(conn, step);
+		conn->preface_sent += (uint32_t)len;
 	}
 	free(conn->preface);
 	conn->preface = NULL;
@@ -319,19 +302,9 @@ static enum step shake_hands(struct upstream_conn *conn)
 		if (e != ERR_OK)
 			return fail(conn, UPSTREAM_FAILURE_TLS, err_text(e));
 	}
-	enum step step = tls_conn_handshake(conn->tls);
-	switch (step) {
-	case STEP_DONE:
-		return STEP_DONE;
-	case STEP_READ:
-		conn->is_readable = false;
-		return STEP_READ;
-	case STEP_WRITE:
-		conn->is_writable = false;
-		return STEP_WRITE;
-	default:
-		break;
-	}
+	enum step step = note_step(conn, tls_conn_handshake(conn->tls));
+	if (step != STEP_EOF && step != STEP_FAIL)
+		return step;
 	const char *why = tls_conn_error(conn->tls);
 	if (step == STEP_EOF && (why == NULL || why[0] == '\0'))
 		why = "closed during the TLS handshake";
@@ -408,52 +381,25 @@ void pool_close_idle(struct upstream_pool *pool)
 
 /* ---- bytes ---- */
 
-static enum step note_step(struct upstream_conn *conn, enum step step)
-{
-	if (step == STEP_READ)
-		conn->is_readable = false;
-	else if (step == STEP_WRITE)
-		conn->is_writable = false;
-	return step;
-}
-
 enum step upstream_conn_read(struct upstream_conn *conn, void *dst, size_t cap, size_t *ret_len)
 {
 	if (conn->tls != NULL)
 		return note_step(conn, tls_conn_read(conn->tls, dst, cap, ret_len));
-	ssize_t n;
-	do {
-		n = recv(conn->io.fd, dst, cap, 0);
-	} while (n < 0 && errno == EINTR);
-	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-		return note_step(conn, STEP_READ);
-	if (n < 0)
-		return STEP_FAIL;
-	if (n == 0)
-		return STEP_EOF;
+	enum step step = note_step(conn, socket_recv(conn->io.fd, dst, cap, ret_len));
+	if (step != STEP_DONE)
+		return step;
 	/* A short read emptied the socket, unless an end waits behind it, or it stopped at urgent data: the
 	 * next arrival is a new edge. */
-	if ((size_t)n < cap && !conn->has_hung_up && !conn->is_urgent)
+	if (*ret_len < cap && !conn->has_hung_up && !conn->is_urgent)
 		conn->is_readable = false;
-	*ret_len = (size_t)n;
 	return STEP_DONE;
 }
 
 enum step upstream_conn_write(struct upstream_conn *conn, const void *src, size_t len,
 			      size_t *ret_len)
 {
-	if (conn->tls != NULL)
-		return note_step(conn, tls_conn_write(conn->tls, src, len, ret_len));
-	ssize_t n;
-	do {
-		n = send(conn->io.fd, src, len, MSG_NOSIGNAL);
-	} while (n < 0 && errno == EINTR);
-	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-		return note_step(conn, STEP_WRITE);
-	if (n < 0)
-		return STEP_FAIL;
-	*ret_len = (size_t)n;
-	return STEP_DONE;
+	return note_step(conn, conn->tls != NULL ? tls_conn_write(conn->tls, src, len, ret_len)
+						 : socket_send(conn->io.fd, src, len, ret_len));
 }
 
 void upstream_conn_shutdown(struct upstream_conn *conn)

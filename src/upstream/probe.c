@@ -11,19 +11,17 @@
  * One timer bounds all of it. over() is the only end but for probe_cancel(). */
 #include "probe.h"
 
-#include <errno.h>
 #include <inttypes.h>
-#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "smartproxy/assert.h"
 #include "smartproxy/clock.h"
 #include "smartproxy/fault.h"
+#include "smartproxy/socket.h"
 #include "wire/h1.h"
 #include "wire/proxy.h"
 
@@ -110,43 +108,30 @@ static enum step fail(struct probe *probe, enum upstream_failure failure, const 
 
 static enum step connected(struct probe *probe)
 {
-	int error = 0;
-	socklen_t len = sizeof(error);
-	struct sockaddr_storage ss;
-	socklen_t ss_len = sizeof(ss);
-	if (getsockopt(probe->io.fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
-		error = errno;
-	if (error != 0)
-		return fail(probe, UPSTREAM_FAILURE_REFUSED, "connect: %s", strerrordesc_np(error));
-	if (getpeername(probe->io.fd, (struct sockaddr *)&ss, &ss_len) != 0)
-		return STEP_WRITE;
-	return STEP_DONE;
+	const char *why;
+	enum err e = socket_connect_result(probe->io.fd, &why);
+	if (e == ERR_OK)
+		return STEP_DONE;
+	return fail(probe,
+		    e == ERR_TIMEOUT ? UPSTREAM_FAILURE_CONNECT_TIMEOUT : UPSTREAM_FAILURE_REFUSED,
+		    "connect: %s", why);
 }
 
 static enum step send_bytes(struct probe *probe, const void *data, size_t len)
 {
 	while (probe->sent < len) {
 		const char *from = (const char *)data + probe->sent;
-		if (probe->tls != NULL && probe->state != PREFACE) {
-			size_t done = 0;
-			enum step step = tls_conn_write(probe->tls, from, len - probe->sent, &done);
-			if (step == STEP_EOF || step == STEP_FAIL)
-				return fail(probe, UPSTREAM_FAILURE_CLOSED, "TLS: %s",
-					    tls_conn_error(probe->tls));
-			if (step != STEP_DONE)
-				return step;
-			probe->sent += done;
-			continue;
-		}
-		ssize_t n = send(probe->io.fd, from, len - probe->sent, MSG_NOSIGNAL);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-			return STEP_WRITE;
-		if (n < 0)
-			return fail(probe, UPSTREAM_FAILURE_CLOSED, "send: %s",
-				    strerrordesc_np(errno));
-		probe->sent += (size_t)n;
+		size_t done = 0;
+		enum step step =
+			probe->tls != NULL
+				? tls_conn_write(probe->tls, from, len - probe->sent, &done)
+				: socket_send(probe->io.fd, from, len - probe->sent, &done);
+		if (step == STEP_EOF || step == STEP_FAIL)
+			return fail(probe, UPSTREAM_FAILURE_CLOSED,
+				    "closed before it took the whole request");
+		if (step != STEP_DONE)
+			return step;
+		probe->sent += done;
 	}
 	probe->sent = 0;
 	return STEP_DONE;
@@ -191,14 +176,7 @@ static enum step read_bytes(struct probe *probe, size_t *ret_len)
 	size_t room = HEAD_MAX - probe->head_len;
 	if (probe->tls != NULL)
 		return tls_conn_read(probe->tls, at, room, ret_len);
-	ssize_t n;
-	do {
-		n = recv(probe->io.fd, at, room, 0);
-	} while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return errno == EAGAIN || errno == EWOULDBLOCK ? STEP_READ : STEP_FAIL;
-	*ret_len = (size_t)n;
-	return n == 0 ? STEP_EOF : STEP_DONE;
+	return socket_recv(probe->io.fd, at, room, ret_len);
 }
 
 /* A head is whole. STEP_READ: it was an interim one (RFC 9110, 15.2), which is dropped. */
@@ -332,21 +310,13 @@ static void on_deadline(struct timer *timer)
 /* ERR_NETWORK: refused at once, which is the target's fault. */
 static enum err start_connect(struct probe *probe, const struct addr *addr)
 {
-	probe->io.fd = socket(addr->sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (probe->io.fd < 0)
-		return ERR_LIMIT;
-	int one = 1;
-	(void)setsockopt(probe->io.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	enum err e = ERR_NETWORK;
-	int error = fault_hits(FAULT_CONNECT) ? ECONNREFUSED : 0;
-	if (error == 0 && connect(probe->io.fd, &addr->sa, addr->len) != 0 && errno != EINPROGRESS)
-		error = errno;
-	if (error == EADDRNOTAVAIL || error == EAGAIN || error == ENOBUFS || error == ENOMEM)
-		e = ERR_LIMIT;
-	else if (error == 0)
-		e = loop_add(probe->loop, &probe->io, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-	else
-		(void)fail(probe, UPSTREAM_FAILURE_REFUSED, "connect: %s", strerrordesc_np(error));
+	const char *why;
+	enum err e = socket_connect(addr, &probe->io.fd, &why);
+	if (e == ERR_NETWORK)
+		(void)fail(probe, UPSTREAM_FAILURE_REFUSED, "connect: %s", why);
+	if (e != ERR_OK)
+		return e;
+	e = loop_add(probe->loop, &probe->io, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
 	if (e != ERR_OK) {
 		(void)close(probe->io.fd);
 		probe->io.fd = -1;

@@ -8,7 +8,7 @@ import sys
 ROOMS = [
     ('base', {'arena', 'assert', 'buf', 'clock', 'err', 'fault', 'list', 'log', 'rand', 'rcu', 'text', 'thread'}),
     ('config', {'config'}),
-    ('net', {'addr', 'listener', 'loop', 'resolver'}),
+    ('net', {'addr', 'listener', 'loop', 'resolver', 'socket'}),
     ('limit', {'limit'}),
     ('tls', {'tls', 'tls_client', 'tls_key'}),
     ('route', {'challenge', 'route'}),

@@ -1,0 +1,19 @@
+#pragma once
+/* net: calls on TCP sockets that do not block. Threads: any, one at a time for a socket. Security: what they
+ * read comes from a network. */
+#include <stddef.h>
+
+#include "smartproxy/addr.h"
+#include "smartproxy/err.h"
+
+/* One recv or send, again after a signal. STEP_DONE with *ret_len, STEP_READ or STEP_WRITE, STEP_EOF (recv),
+ * STEP_FAIL. Never SIGPIPE. */
+enum step socket_recv(int fd, void *dst, size_t cap, size_t *ret_len);
+enum step socket_send(int fd, const void *src, size_t len, size_t *ret_len);
+
+/* Begins to connect; the caller owns the descriptor, which is writable or broken when it is decided. ERR_NETWORK:
+ * refused at once, which is the other side's fault, *reterr_why (static) says how; ERR_LIMIT: this machine has no
+ * descriptor, port or memory left. */
+enum err socket_connect(const struct addr *addr, int *ret_fd, const char **reterr_why) SP_MUST_USE;
+/* What became of it. ERR_TIMEOUT, ERR_NETWORK: *reterr_why (static) says how. */
+enum err socket_connect_result(int fd, const char **reterr_why) SP_MUST_USE;
