@@ -108,3 +108,8 @@ size_t text_format(char *dst, size_t cap, const char *fmt, ...)
 	}
 	return (size_t)len < cap ? (size_t)len : cap - 1;
 }
+
+bool text_is_equal(const char *a, const char *b)
+{
+	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}

@@ -33,11 +33,6 @@ static struct update *first_of(struct updates *updates)
 
 /* ---- what cannot change without a restart ---- */
 
-static bool is_same_text(const char *a, const char *b)
-{
-	return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
-}
-
 static void warn_kept(const char *key)
 {
 	log_warn(ROOM,
@@ -48,7 +43,7 @@ static void warn_kept(const char *key)
 
 static enum err keep_text(struct config *next, const char *key, const char *old, const char **value)
 {
-	if (is_same_text(old, *value))
+	if (text_is_equal(old, *value))
 		return ERR_OK;
 	warn_kept(key);
 	const char *copy = old == NULL ? NULL : arena_strdup(next->arena, old);

@@ -13,15 +13,11 @@ struct upstream_client {
 	struct tls_client_settings settings; /* strings are copies */
 };
 
-static bool is_same_text(const char *a, const char *b)
-{
-	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
-}
-
 static bool is_same(const struct tls_client_settings *a, const struct tls_client_settings *b)
 {
-	return a->wants_verify == b->wants_verify && is_same_text(a->ca_file, b->ca_file) &&
-	       is_same_text(a->chain_file, b->chain_file) && is_same_text(a->key_file, b->key_file);
+	return a->wants_verify == b->wants_verify && text_is_equal(a->ca_file, b->ca_file) &&
+	       text_is_equal(a->chain_file, b->chain_file) &&
+	       text_is_equal(a->key_file, b->key_file);
 }
 
 static void free_client(struct upstream_client *client)

@@ -1,25 +1,20 @@
 /* Groups of targets: what a configuration says, with the targets it means and the tables to choose by.
  * Control thread. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "pool.h"
 #include "smartproxy/assert.h"
 #include "smartproxy/fault.h"
 #include "smartproxy/rand.h"
 
-static bool is_same_text(const char *a, const char *b)
-{
-	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
-}
-
 static bool is_same_tls(const struct config_upstream_tls *a, const struct config_upstream_tls *b)
 {
 	if (a == NULL || b == NULL)
 		return a == b;
-	return a->wants_verify == b->wants_verify && is_same_text(a->ca_file, b->ca_file) &&
-	       is_same_text(a->server_name, b->server_name) &&
-	       is_same_text(a->chain_file, b->chain_file) && is_same_text(a->key_file, b->key_file);
+	return a->wants_verify == b->wants_verify && text_is_equal(a->ca_file, b->ca_file) &&
+	       text_is_equal(a->server_name, b->server_name) &&
+	       text_is_equal(a->chain_file, b->chain_file) &&
+	       text_is_equal(a->key_file, b->key_file);
 }
 
 static struct upstream_group **bucket_of(struct upstreams *us, const struct config_upstream *config)

@@ -29,7 +29,7 @@
 #define JITTER_PERCENT 10
 #define BURST_MAX \
 	64 /* first checks that begin in one turn; further ones are spread over an interval */
-#define HOST_MAX (UPSTREAM_NAME_MAX)
+#define HOST_MAX UPSTREAM_NAME_MAX
 
 struct settings {
 	enum config_check_type type;
@@ -64,15 +64,10 @@ static void fini_settings(struct settings *settings)
 	*settings = (struct settings){ 0 };
 }
 
-static bool is_same_text(const char *a, const char *b)
-{
-	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
-}
-
 static bool is_same(const struct settings *s, const struct config_upstream *config)
 {
-	return s->type == config->check.type && is_same_text(s->path, config->check.path) &&
-	       is_same_text(s->host, config->check.host) &&
+	return s->type == config->check.type && text_is_equal(s->path, config->check.path) &&
+	       text_is_equal(s->host, config->check.host) &&
 	       s->status_first == config->check.status_first &&
 	       s->status_last == config->check.status_last && s->port == config->check.port &&
 	       s->interval_ms == config->check.interval_ms &&
@@ -190,10 +185,7 @@ static const char *format_host(char *dst, const struct upstream_check *check)
 		return check->settings.host;
 	uint16_t port = port_of(check);
 	bool is_usual = port == (check->settings.type == CONFIG_CHECK_HTTPS ? 443 : 80);
-	bool is_v6 = strchr(u->host, ':') != NULL && u->host[0] != '[';
-	size_t len = text_format(dst, HOST_MAX, is_v6 ? "[%s]" : "%s", u->host);
-	if (!is_usual)
-		(void)text_format(dst + len, HOST_MAX - len, ":%u", (unsigned)port);
+	registry_format_name(dst, HOST_MAX, u->host, is_usual ? 0 : port);
 	return dst;
 }
 

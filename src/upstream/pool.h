@@ -160,6 +160,8 @@ enum err registry_get(struct upstreams *us, const struct config_upstream *group,
 		      struct upstream **ret_upstream, struct text *reterr)
 	SP_ON_CONTROL SP_MUST_USE;
 void registry_put(struct upstreams *us, struct upstream *u) SP_ON_CONTROL;
+/* "host:port", "[v6]:port"; without ":port" when it is 0. */
+void registry_format_name(char *dst, size_t cap, const char *host, uint16_t port);
 /* A worker's last connection and ticket of an upstream that goes away (is_going) are gone. Once a pool. Worker. */
 void registry_worker_let_go(struct upstream_pool *pool);
 

@@ -87,7 +87,7 @@ void upstreams_set_loops(struct upstreams *us, struct loop *const *loops)
 	us->loops = loops;
 }
 
-static void format_name(char *dst, size_t cap, const char *host, uint16_t port)
+void registry_format_name(char *dst, size_t cap, const char *host, uint16_t port)
 {
 	bool is_v6 = strchr(host, ':') != NULL && host[0] != '[';
 	size_t len = text_format(dst, cap, is_v6 ? "[%s]" : "%s", host);
@@ -165,7 +165,7 @@ enum err registry_get(struct upstreams *us, const struct config_upstream *group,
 		if (e != ERR_OK)
 			return e;
 	}
-	format_name(name, sizeof(name), target->host, target->port);
+	registry_format_name(name, sizeof(name), target->host, target->port);
 	e = format_identity(identity, group, target, name,
 			    client == NULL ? "" : tls_client_identity(client_tls(client)),
 			    server_name);
