@@ -89,8 +89,7 @@ void conn_close(struct conn *conn)
 	free(conn->proxy);
 	conn->proxy = NULL;
 	list_remove(&conn->link);
-	__atomic_store_n(&w->stats.connections_open, w->stats.connections_open - 1,
-			 __ATOMIC_RELAXED);
+	stat_sub(&w->stats.connections_open, 1);
 	/* Last: whoever sees it finds the places given back. */
 	__atomic_store_n(&w->stats.conn_ends[conn->end], w->stats.conn_ends[conn->end] + 1,
 			 __ATOMIC_RELEASE);

@@ -175,27 +175,13 @@ static uint64_t hash_key(const struct exchange *x, const struct config_upstream 
 	default:
 		break;
 	}
-	if (key.len > 0)
-		return upstream_hash(key.at, key.len);
-	const struct addr *client = &x->conn->client;
-	return client->sa.sa_family == AF_INET6
-		       ? upstream_hash(&client->v6.sin6_addr, sizeof(client->v6.sin6_addr))
-		       : upstream_hash(&client->v4.sin_addr, sizeof(client->v4.sin_addr));
-}
-
-static void on_target(struct target *t)
-{
-	conn_run(t->conn);
+	return key.len > 0 ? upstream_hash(key.at, key.len) : target_hash_client(x->conn);
 }
 
 static enum move start_target(struct exchange *x)
 {
 	const struct config_upstream *group = upstream_group_config(x->route->group);
-	x->to = (struct target){ .conn = x->conn,
-				 .route = x->route,
-				 .alpn = "http/1.1",
-				 .on_event = on_target,
-				 .owner = x };
+	x->to = (struct target){ .conn = x->conn, .route = x->route, .alpn = "http/1.1" };
 	struct wire_span cookie;
 	if (group->balance == CONFIG_BALANCE_HASH) {
 		x->to.choice.key_hash = hash_key(x, group);

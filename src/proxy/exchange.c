@@ -126,14 +126,10 @@ static void end_exchange(struct exchange *x)
 
 void exchange_end_upgraded(struct exchange *x, const struct access_record *record)
 {
-	struct worker *w = x->worker;
-	stat_add(&w->stats.ends[record->end], 1);
-	stat_add(&w->stats.responses[x->status / 100], 1);
-	struct access_record whole = *record;
-	whole.conn = x->conn;
-	whole.exchange = x;
-	whole.status = x->status;
-	access_log_record(&whole);
+	struct worker_stats *stats = &x->worker->stats;
+	stat_add(&stats->ends[record->end], 1);
+	stat_add(&stats->responses[x->status / 100], 1);
+	access_log_record(record);
 	free_exchange(x);
 }
 

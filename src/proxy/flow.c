@@ -22,9 +22,10 @@ static void end_chunks(struct exchange *x, struct flow *flow, const struct body_
 {
 	(void)buf_append(&flow->buf, "0\r\n", 3);
 	bool wants_trailers = flow == &x->to_upstream || x->request.accepts_trailers;
-	if (wants_trailers && source->trailer_cnt > 0)
+	if (wants_trailers && source->trailer_cnt > 0) {
 		(void)buf_grow(&flow->buf, &x->worker->bufs);
-	(void)head_write_trailers(flow, source, wants_trailers);
+		head_write_trailers(flow, source);
+	}
 	(void)buf_append(&flow->buf, "\r\n", 2);
 }
 

@@ -173,9 +173,9 @@ bool head_write_request(struct exchange *x)
 	return finish(&w);
 }
 
-bool head_write_trailers(struct flow *flow, const struct body_source *source, bool is_wanted)
+void head_write_trailers(struct flow *flow, const struct body_source *source)
 {
-	for (uint32_t i = 0; is_wanted && i < source->trailer_cnt; i++) {
+	for (uint32_t i = 0; i < source->trailer_cnt; i++) {
 		const struct wire_field *field = &source->trailers[i];
 		size_t len = (size_t)field->name.len + field->value.len + 4;
 		/* The final empty line must fit as well. */
@@ -186,7 +186,6 @@ bool head_write_trailers(struct flow *flow, const struct body_source *source, bo
 		(void)buf_append(&flow->buf, field->value.at, field->value.len);
 		(void)buf_append(&flow->buf, "\r\n", 2);
 	}
-	return true;
 }
 
 /* ---- to clients ---- */

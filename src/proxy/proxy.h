@@ -109,6 +109,10 @@ static inline void stat_add(uint64_t *counter, uint64_t n)
 {
 	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
 }
+static inline void stat_sub(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter - n, __ATOMIC_RELAXED);
+}
 /* "Mon, 23 Nov 2026 03:32:54 GMT" of now, refreshed once a second. */
 const char *worker_date(struct worker *w);
 /* Closes the pipes that are kept; none is lent. */
@@ -130,17 +134,17 @@ struct target {
 	bool wants_fresh; /* no pooled connection: tunnels, and a retry after a stale one */
 	const char *alpn; /* towards a TLS target */
 	const char *sni;  /* of a ClientHello passed through; NULL: none, or that of conn->tls */
-	unsigned addr_try_cnt;                   /* addresses of the chosen target that failed */
-	void (*on_event)(struct target *target); /* something may go on: run again */
-	void *owner;
+	unsigned addr_try_cnt; /* addresses of the chosen target that failed */
 	/* after STEP_FAIL */
 	unsigned status; /* 502, 503, 504 */
 	enum exchange_end end;
 };
-/* Zeroed target with conn, route, alpn, on_event and owner set; choice.key_hash and cookie as the group
- * wants. STEP_DONE: up is ready; STEP_READ: on_event comes, or target_due_ms; STEP_FAIL: no target is left.
+/* Zeroed target with conn, route and alpn set; choice.key_hash and cookie as the group wants. STEP_DONE: up is
+ * ready; STEP_READ: the connection runs again, or target_due_ms comes; STEP_FAIL: no target is left.
  * Failures to connect go on to the next address and the next target by themselves, within the budget. */
 enum step target_run(struct target *t);
+/* choice.key_hash of the client's address alone: connections of one client go one way. */
+uint64_t target_hash_client(const struct conn *conn);
 /* When the present phase is overdue; then target_time_out, which answers as target_run. */
 int64_t target_due_ms(const struct target *t);
 enum step target_time_out(struct target *t);
@@ -151,7 +155,7 @@ bool target_retry(struct target *t);
 /* A pooled connection was stale: a fresh one to the same target, which keeps its place and is told nothing.
  * In READY; goes back to CONNECT. */
 void target_retry_same(struct target *t);
-/* A ready one gets another owner, who sets conn, owner and on_event anew. */
+/* A ready one of the same connection gets another place. */
 void target_move(struct target *from, struct target *to);
 /* Parks or closes the connection and gives the place back. Harmless when there is nothing. */
 void target_release(struct target *t, bool is_clean);
@@ -283,22 +287,21 @@ struct exchange *exchange_new(struct conn *conn);
 /* Runs until it waits; may end the exchange (conn->exchange is NULL then) or close the connection.
  */
 void exchange_run(struct exchange *x);
-/* The connection's timer: the exchange looks at what is overdue. Returns when to look again. */
+/* The connection's timer: the exchange looks at what is overdue. */
 void exchange_on_timer(struct exchange *x);
 /* The connection ends under it (worker stop). */
 void exchange_drop(struct exchange *x, enum exchange_end end);
 void exchanges_free(struct worker *w);
 /* The end of an exchange that tunnel_upgrade took over (exchange.c): counts it and its answer, writes its
- * record with record's route, upstream, end, duration and bytes (of head and tunnel), frees it. Its target,
- * pin and buffers are gone already; conn->exchange is not touched. */
+ * record, frees it. Its target, pin and buffers are gone already; conn->exchange is not touched. */
 struct access_record;
 void exchange_end_upgraded(struct exchange *x, const struct access_record *record);
 
-/* Heads and replies (head.c). false: no memory. */
+/* Heads and replies (head.c). false: no memory. Trailers: as many as fit. */
 bool head_write_request(struct exchange *x);
 bool head_write_response(struct exchange *x, const struct wire_h1_response *response);
 bool head_write_reply(struct exchange *x);
-bool head_write_trailers(struct flow *flow, const struct body_source *source, bool is_wanted);
+void head_write_trailers(struct flow *flow, const struct body_source *source);
 
 /* Flows (flow.c): fills flow->buf from a side's body and frames it. STEP_DONE: flow->buf has bytes
  * or flow->is_ended. */
@@ -418,9 +421,8 @@ void tunnel_upgrade(struct exchange *x);
 void tunnel_run(struct tunnel *t);
 void tunnel_on_timer(struct tunnel *t);
 void tunnel_drop(struct tunnel *t, enum exchange_end end);
-/* For views: the upstream's name or "", and when a byte moved last. */
+/* For views: the upstream's name or "". */
 const char *tunnel_upstream_name(const struct tunnel *t);
-int64_t tunnel_progress_ms(const struct tunnel *t);
 
 /* ---- access log (access_log.c): one record for an exchange or a tunnel ---- */
 struct access_record {

@@ -274,7 +274,7 @@ enum stream_state stream_pump(struct tunnel *t, struct stream *s)
 {
 	enum stream_state state = STREAM_BUSY;
 	for (int round = 0; round < PUMP_ROUNDS_MAX && state == STREAM_BUSY; round++) {
-		if (s->is_ended || s->has_failed)
+		if (stream_is_over(s))
 			return STREAM_ENDED;
 		bool wants_splice =
 			s->piped_bytes > 0 || (s->is_bulky && !is_urgent(t, s) &&

@@ -40,7 +40,7 @@ static enum step fail(struct target *t, unsigned status, enum exchange_end end)
 static void on_up(struct upstream_conn *up)
 {
 	struct target *t = up->owner;
-	t->on_event(t);
+	conn_run(t->conn);
 }
 
 /* Comes from whoever gave the place back, maybe deep in another connection's run: this one has its own. */
@@ -210,6 +210,14 @@ enum step target_run(struct target *t)
 		}
 	}
 	return step;
+}
+
+uint64_t target_hash_client(const struct conn *conn)
+{
+	const struct addr *client = &conn->client;
+	return client->sa.sa_family == AF_INET6
+		       ? upstream_hash(&client->v6.sin6_addr, sizeof(client->v6.sin6_addr))
+		       : upstream_hash(&client->v4.sin_addr, sizeof(client->v4.sin_addr));
 }
 
 int64_t target_due_ms(const struct target *t)

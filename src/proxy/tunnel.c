@@ -75,7 +75,7 @@ static void end_tunnel(struct tunnel *t, enum exchange_end end)
 	stream_release(t, &t->up);
 	stream_release(t, &t->down);
 	unpin(t);
-	__atomic_store_n(&w->stats.tunnels_open, w->stats.tunnels_open - 1, __ATOMIC_RELAXED);
+	stat_sub(&w->stats.tunnels_open, 1);
 	if (w->stats.tunnels_open == 0)
 		pipe_pool_fini(&w->pipes); /* a quiet worker holds no descriptors */
 	conn->tunnel = NULL;
@@ -115,14 +115,26 @@ static void reset(struct tunnel *t, bool is_client)
 
 /* ---- RELAY ---- */
 
+/* time_ms 0: never. */
+static int64_t due_after(int64_t begin_ms, int64_t time_ms)
+{
+	return time_ms > 0 ? begin_ms + time_ms : INT64_MAX;
+}
+
+static int64_t idle_due_ms(const struct tunnel *t)
+{
+	return due_after(t->conn->active_ms, t->conn->worker->settings.tunnel_idle_ms);
+}
+
+static int64_t life_due_ms(const struct tunnel *t)
+{
+	return due_after(t->start_ms, t->conn->worker->settings.tunnel_max_ms);
+}
+
 static void arm_relay_timer(struct tunnel *t)
 {
-	const struct worker_settings *settings = &t->conn->worker->settings;
-	int64_t due_ms = INT64_MAX;
-	if (settings->tunnel_idle_ms > 0)
-		due_ms = t->conn->active_ms + settings->tunnel_idle_ms;
-	if (settings->tunnel_max_ms > 0 && t->start_ms + settings->tunnel_max_ms < due_ms)
-		due_ms = t->start_ms + settings->tunnel_max_ms;
+	int64_t idle_ms = idle_due_ms(t), life_ms = life_due_ms(t);
+	int64_t due_ms = idle_ms < life_ms ? idle_ms : life_ms;
 	if (due_ms < INT64_MAX)
 		conn_arm_timer(t->conn, due_ms);
 	else
@@ -155,7 +167,7 @@ static bool pump(struct tunnel *t, struct stream *s)
 static bool is_client_lost(const struct tunnel *t)
 {
 	const struct conn *conn = t->conn;
-	return conn->is_broken && !t->down.is_ended && !t->down.has_failed && !conn->is_posted;
+	return conn->is_broken && !stream_is_over(&t->down) && !conn->is_posted;
 }
 
 static void relay(struct tunnel *t)
@@ -166,26 +178,14 @@ static void relay(struct tunnel *t)
 	struct stream *second = first == &t->up ? &t->down : &t->up;
 	if (!pump(t, first) || !pump(t, second))
 		return;
-	bool is_up_over = t->up.is_ended || t->up.has_failed;
-	bool is_down_over = t->down.is_ended || t->down.has_failed;
-	if (is_up_over && is_down_over)
+	if (stream_is_over(&t->up) && stream_is_over(&t->down))
 		finish(t, t->down.has_failed ? EXCHANGE_END_CLIENT_GONE : EXCHANGE_END_DONE);
 	else if (is_client_lost(t))
 		reset(t, true);
 }
 
-static void on_target(struct upstream_conn *up)
-{
-	struct tunnel *t = up->owner;
-	conn_run(t->conn);
-}
-
 static void begin_relay(struct tunnel *t)
 {
-	struct upstream_conn *up = t->to.up;
-	t->to.owner = t;
-	up->owner = t;
-	up->on_ready = on_target;
 	unpin(t);
 	set_state(t, TUNNEL_RELAY);
 	arm_relay_timer(t);
@@ -208,12 +208,15 @@ static void leave_client(struct tunnel *t)
 	conn_close(conn);
 }
 
+static int64_t gone_due_ms(const struct tunnel *t)
+{
+	return t->eof_ms > 0 ? t->eof_ms + GONE_MS : INT64_MAX;
+}
+
 static void arm_connect_timer(struct tunnel *t)
 {
-	int64_t due_ms = target_due_ms(&t->to);
-	if (t->eof_ms > 0 && t->eof_ms + GONE_MS < due_ms)
-		due_ms = t->eof_ms + GONE_MS;
-	conn_arm_timer(t->conn, due_ms);
+	int64_t target_ms = target_due_ms(&t->to), gone_ms = gone_due_ms(t);
+	conn_arm_timer(t->conn, target_ms < gone_ms ? target_ms : gone_ms);
 }
 
 /* False: there is none any more. */
@@ -261,10 +264,9 @@ void tunnel_run(struct tunnel *t)
 
 void tunnel_on_timer(struct tunnel *t)
 {
-	const struct worker_settings *settings = &t->conn->worker->settings;
 	int64_t now_ms = now_of(t);
 	if (t->state == TUNNEL_CONNECT) {
-		if (t->eof_ms > 0 && now_ms >= t->eof_ms + GONE_MS)
+		if (now_ms >= gone_due_ms(t))
 			leave_client(t);
 		else if (now_ms >= target_due_ms(&t->to))
 			go_on(t, target_time_out(&t->to));
@@ -272,21 +274,15 @@ void tunnel_on_timer(struct tunnel *t)
 			arm_connect_timer(t);
 		return;
 	}
-	if (settings->tunnel_max_ms > 0 && now_ms >= t->start_ms + settings->tunnel_max_ms)
+	if (now_ms >= life_due_ms(t))
 		finish(t, EXCHANGE_END_TUNNEL_OVER);
-	else if (settings->tunnel_idle_ms > 0 &&
-		 now_ms >= t->conn->active_ms + settings->tunnel_idle_ms)
+	else if (now_ms >= idle_due_ms(t))
 		finish(t, EXCHANGE_END_TUNNEL_IDLE);
 	else
 		arm_relay_timer(t);
 }
 
 /* ---- doors ---- */
-
-static void on_event(struct target *target)
-{
-	conn_run(target->conn);
-}
 
 static struct tunnel *new_tunnel(struct conn *conn, const struct route *route)
 {
@@ -305,14 +301,6 @@ static struct tunnel *new_tunnel(struct conn *conn, const struct route *route)
 	stat_add(&w->stats.tunnels_opened, 1);
 	stat_add(&w->stats.tunnels_open, 1);
 	return t;
-}
-
-/* The address alone: connections of one client go one way. */
-static uint64_t hash_of(const struct addr *client)
-{
-	return client->sa.sa_family == AF_INET6
-		       ? upstream_hash(&client->v6.sin6_addr, sizeof(client->v6.sin6_addr))
-		       : upstream_hash(&client->v4.sin_addr, sizeof(client->v4.sin_addr));
 }
 
 void tunnel_open(struct conn *conn, const struct generation *generation, const struct route *route,
@@ -335,11 +323,9 @@ void tunnel_open(struct conn *conn, const struct generation *generation, const s
 	t->to = (struct target){
 		.conn = conn,
 		.route = route,
-		.choice.key_hash = hash_of(&conn->client),
+		.choice.key_hash = target_hash_client(conn),
 		.wants_fresh = true,
 		.sni = t->sni,
-		.on_event = on_event,
-		.owner = t,
 	};
 	tunnel_run(t);
 }
@@ -357,8 +343,6 @@ void tunnel_upgrade(struct exchange *x)
 	conn->exchange = NULL;
 	t->exchange = x;
 	target_move(&x->to, &t->to);
-	t->to.conn = conn;
-	t->to.on_event = on_event;
 	t->down.buf = x->to_client.buf;
 	t->down.behind = x->up_in;
 	t->down.head_bytes = (uint32_t)buf_len(&t->down.buf);
@@ -379,9 +363,4 @@ const char *tunnel_upstream_name(const struct tunnel *t)
 		return upstream_name(t->to.up->upstream);
 	bool is_known = t->generation != NULL && t->to.choice.upstream != NULL;
 	return is_known ? upstream_name(t->to.choice.upstream) : "";
-}
-
-int64_t tunnel_progress_ms(const struct tunnel *t)
-{
-	return t->conn->active_ms;
 }

@@ -33,6 +33,11 @@ enum stream_state {
 	STREAM_NO_MEMORY,
 };
 
+static inline bool stream_is_over(const struct stream *s)
+{
+	return s->is_ended || s->has_failed;
+}
+
 enum tunnel_state { TUNNEL_CONNECT, TUNNEL_RELAY, TUNNEL_END };
 
 struct tunnel {
