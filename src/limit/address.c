@@ -17,7 +17,7 @@ enum err addresses_init(struct limits *limits)
 		shard->bucket_cnt = BUCKETS_MIN;
 		shard->buckets = fault_hits(FAULT_MALLOC)
 					 ? NULL
-					 : calloc(BUCKETS_MIN, sizeof(*shard->buckets));
+					 : calloc(BUCKETS_MIN, sizeof(struct entry *));
 		(void)pthread_mutex_init(&shard->lock, NULL);
 		if (shard->buckets == NULL) {
 			addresses_fini(limits);
@@ -79,7 +79,7 @@ static void grow(struct shard *shard)
 	struct entry **old = shard->buckets;
 	if (shard->entry_cnt <= old_cnt)
 		return;
-	struct entry **buckets = calloc((size_t)old_cnt * 2, sizeof(*buckets));
+	struct entry **buckets = calloc((size_t)old_cnt * 2, sizeof(struct entry *));
 	if (buckets == NULL)
 		return;
 	shard->buckets = buckets;

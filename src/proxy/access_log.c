@@ -18,10 +18,10 @@ struct record {
 	const char *tls, *kind;
 };
 
-static void fill(struct record *r, const struct access_record *what)
+static void fill(struct record *r, const struct access_record *record)
 {
-	const struct conn *conn = what->conn;
-	const struct exchange *x = what->exchange;
+	const struct conn *conn = record->conn;
+	const struct exchange *x = record->exchange;
 	const char *(*escape)(char *dst, size_t cap, const char *src, size_t len) =
 		conn->worker->settings.is_access_json ? text_escape_json : text_escape;
 	int64_t now_ms = clock_unix_ms();
@@ -37,17 +37,17 @@ static void fill(struct record *r, const struct access_record *what)
 		(void)escape(r->host, sizeof(r->host), x->host, x->host_len);
 		(void)escape(r->target, sizeof(r->target), request->target.at, request->target.len);
 	}
-	r->kind = x == NULL ? "tunnel" : what->status == 101 ? "websocket" : "http";
+	r->kind = x == NULL ? "tunnel" : record->status == 101 ? "websocket" : "http";
 	r->tls = conn->tls == NULL ? "" : conn->tls_version == 13 ? "1.3" : "1.2";
 }
 
-void access_log_record(const struct access_record *what)
+void access_log_record(const struct access_record *record)
 {
-	struct worker *w = what->conn->worker;
+	struct worker *w = record->conn->worker;
 	if (!w->settings.wants_access_log)
 		return;
 	struct record r;
-	fill(&r, what);
+	fill(&r, record);
 	const char *format =
 		w->settings.is_access_json
 			? "{\"time\":\"%s.%03dZ\",\"conn\":%llu,\"client\":\"%s\",\"tls\":\"%s\","
@@ -60,12 +60,13 @@ void access_log_record(const struct access_record *what)
 	char line[RECORD_MAX + TARGET_MAX];
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-	size_t len = text_format(line, sizeof(line) - 1, format, r.time, r.millisecond,
-				 (unsigned long long)what->conn->id, r.client, r.tls, r.method,
-				 r.host, r.target, what->status, (unsigned long long)what->bytes_in,
-				 (unsigned long long)what->bytes_out, (long long)what->duration_ms,
-				 what->route, what->upstream, exchange_end_name(what->end),
-				 what->tries, r.kind);
+	size_t len =
+		text_format(line, sizeof(line) - 1, format, r.time, r.millisecond,
+			    (unsigned long long)record->conn->id, r.client, r.tls, r.method, r.host,
+			    r.target, record->status, (unsigned long long)record->bytes_in,
+			    (unsigned long long)record->bytes_out, (long long)record->duration_ms,
+			    record->route, record->upstream, exchange_end_name(record->end),
+			    record->tries, r.kind);
 #pragma GCC diagnostic pop
 	line[len++] = '\n';
 	(void)log_ring_put(w->access_ring, line, len);
