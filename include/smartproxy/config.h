@@ -88,6 +88,16 @@ struct config_target {
 	unsigned max_connections; /* requests and tunnels at once; 0: the group's max_connections */
 	enum config_proxy_protocol proxy_protocol; /* header sent to it */
 };
+/* Active health checks of a target. */
+struct config_check {
+	enum config_check_type type;
+	const char *path;                   /* HTTP, HTTPS */
+	const char *host;                   /* Host of the request; NULL: the target's name */
+	unsigned status_first, status_last; /* expected */
+	uint16_t port;                      /* 0: the target's */
+	int64_t interval_ms, timeout_ms;
+	unsigned rise, fall;
+};
 
 /* A group of targets: one of "upstreams", or what a route's own targets stand for. */
 struct config_upstream {
@@ -105,15 +115,7 @@ struct config_upstream {
 	unsigned queue;             /* that may wait for each target, over all workers */
 	int64_t queue_timeout_ms;
 	int64_t slow_start_ms; /* 0: full share at once */
-	struct {
-		enum config_check_type type;
-		const char *path; /* HTTP, HTTPS */
-		const char *host; /* Host of the request; NULL: the target's name */
-		unsigned status_first, status_last; /* expected */
-		uint16_t port;                      /* 0: the target's */
-		int64_t interval_ms, timeout_ms;
-		unsigned rise, fall;
-	} check;
+	struct config_check check;
 	struct {
 		unsigned failures; /* in a row; 0: no passive ejection */
 		int64_t time_ms;   /* times the number of ejections so far, at most 10 times */

@@ -31,18 +31,9 @@
 	64 /* first checks that begin in one turn; further ones are spread over an interval */
 #define HOST_MAX UPSTREAM_NAME_MAX
 
-struct settings {
-	enum config_check_type type;
-	char *path, *host; /* owned; host NULL: the target's name */
-	unsigned status_first, status_last;
-	uint16_t port;
-	int64_t interval_ms, timeout_ms;
-	unsigned rise, fall;
-};
-
 struct upstream_check {
 	struct upstream *upstream;
-	struct settings settings;
+	struct config_check settings; /* its texts are owned */
 	struct upstream_client
 		*client; /* HTTPS of a plain target: one that verifies nothing; counted */
 	struct timer timer;
@@ -57,46 +48,33 @@ struct upstream_check {
 
 /* ---- settings ---- */
 
-static void fini_settings(struct settings *settings)
+static void fini_settings(struct config_check *settings)
 {
-	free(settings->path);
-	free(settings->host);
-	*settings = (struct settings){ 0 };
+	free((char *)settings->path);
+	free((char *)settings->host);
+	*settings = (struct config_check){ 0 };
 }
 
-static bool is_same(const struct settings *s, const struct config_upstream *config)
+static bool is_same(const struct config_check *a, const struct config_check *b)
 {
-	return s->type == config->check.type && text_is_equal(s->path, config->check.path) &&
-	       text_is_equal(s->host, config->check.host) &&
-	       s->status_first == config->check.status_first &&
-	       s->status_last == config->check.status_last && s->port == config->check.port &&
-	       s->interval_ms == config->check.interval_ms &&
-	       s->timeout_ms == config->check.timeout_ms && s->rise == config->check.rise &&
-	       s->fall == config->check.fall;
+	return a->type == b->type && text_is_equal(a->path, b->path) &&
+	       text_is_equal(a->host, b->host) && a->status_first == b->status_first &&
+	       a->status_last == b->status_last && a->port == b->port &&
+	       a->interval_ms == b->interval_ms && a->timeout_ms == b->timeout_ms &&
+	       a->rise == b->rise && a->fall == b->fall;
 }
 
-static enum err copy_settings(const struct config_upstream *config, struct settings *ret_settings)
+static enum err copy_settings(const struct config_check *from, struct config_check *ret_settings)
 {
-	struct settings s = {
-		.type = config->check.type,
-		.status_first = config->check.status_first,
-		.status_last = config->check.status_last,
-		.port = config->check.port,
-		.interval_ms = config->check.interval_ms,
-		.timeout_ms = config->check.timeout_ms,
-		.rise = config->check.rise,
-		.fall = config->check.fall,
-	};
-	if (config->check.path != NULL)
-		s.path = strdup(config->check.path);
-	if (config->check.host != NULL)
-		s.host = strdup(config->check.host);
-	if ((config->check.path != NULL && s.path == NULL) ||
-	    (config->check.host != NULL && s.host == NULL)) {
-		fini_settings(&s);
+	struct config_check copy = *from;
+	copy.path = from->path == NULL ? NULL : strdup(from->path);
+	copy.host = from->host == NULL ? NULL : strdup(from->host);
+	if ((from->path != NULL && copy.path == NULL) ||
+	    (from->host != NULL && copy.host == NULL)) {
+		fini_settings(&copy);
 		return ERR_NOMEM;
 	}
-	*ret_settings = s;
+	*ret_settings = copy;
 	return ERR_OK;
 }
 
@@ -211,7 +189,7 @@ static enum err try_addr(struct upstream_check *check) SP_ON_CONTROL;
 static enum err try_addr(struct upstream_check *check)
 {
 	struct upstream *u = check->upstream;
-	const struct settings *s = &check->settings;
+	const struct config_check *s = &check->settings;
 	const struct upstream_addrs *addrs = names_addrs(u);
 	char host[HOST_MAX], server_name[HOST_MAX];
 	if (addrs == NULL)
@@ -295,8 +273,8 @@ static enum err change(struct upstream *u, const struct config_upstream *config)
 {
 	struct upstream_check *check = u->check;
 	struct upstream_client *client = NULL;
-	struct settings settings;
-	enum err e = copy_settings(config, &settings);
+	struct config_check settings;
+	enum err e = copy_settings(&config->check, &settings);
 	if (e != ERR_OK)
 		return e;
 	if (config->check.type == CONFIG_CHECK_HTTPS && u->tls == NULL)
@@ -337,7 +315,7 @@ void health_apply(struct upstream *u, const struct config_upstream *config)
 		end_checks(u);
 		return;
 	}
-	if (u->check != NULL && is_same(&u->check->settings, config))
+	if (u->check != NULL && is_same(&u->check->settings, &config->check))
 		return;
 	enum err e = change(u, config);
 	if (e != ERR_OK)
