@@ -18,6 +18,9 @@ void metrics_write(const struct control *control, struct text *ret_text) SP_ON_C
 void metrics_head(struct text *t, const char *name, const char *type, const char *help);
 void metrics_counter(struct text *t, const char *name, const char *help, uint64_t value);
 void metrics_gauge(struct text *t, const char *name, const char *help, int64_t value);
+/* A counter of bytes, in two rows by direction. */
+void metrics_directions(struct text *t, const char *name, const char *help, uint64_t in_bytes,
+			uint64_t out_bytes);
 /* A label's value, escaped. */
 void metrics_label(struct text *t, const char *value);
 /* traffic.c */

@@ -24,6 +24,16 @@ void metrics_gauge(struct text *t, const char *name, const char *help, int64_t v
 	text_printf(t, "smartproxy_%s %" PRId64 "\n", name, value);
 }
 
+void metrics_directions(struct text *t, const char *name, const char *help, uint64_t in_bytes,
+			uint64_t out_bytes)
+{
+	metrics_head(t, name, "counter", help);
+	text_printf(t,
+		    "smartproxy_%s{direction=\"in\"} %" PRIu64
+		    "\nsmartproxy_%s{direction=\"out\"} %" PRIu64 "\n",
+		    name, in_bytes, name, out_bytes);
+}
+
 /* A label's value: '\', '"' and line feeds escaped; other control bytes cannot come here. */
 void metrics_label(struct text *t, const char *value)
 {
@@ -76,16 +86,10 @@ static void write_workers(struct text *t, const struct control *control)
 	metrics_counter(t, "tls_resumed_total", "TLS handshakes that resumed a session.",
 			s.tls_resumed);
 	write_exchanges(t, &s);
-	metrics_head(t, "client_bytes_total", "counter", "Bytes from and to clients.");
-	text_printf(t, "smartproxy_client_bytes_total{direction=\"in\"} %" PRIu64 "\n",
-		    s.client_bytes_in);
-	text_printf(t, "smartproxy_client_bytes_total{direction=\"out\"} %" PRIu64 "\n",
-		    s.client_bytes_out);
-	metrics_head(t, "upstream_bytes_total", "counter", "Bytes from and to upstreams.");
-	text_printf(t, "smartproxy_upstream_bytes_total{direction=\"in\"} %" PRIu64 "\n",
-		    s.upstream_bytes_in);
-	text_printf(t, "smartproxy_upstream_bytes_total{direction=\"out\"} %" PRIu64 "\n",
-		    s.upstream_bytes_out);
+	metrics_directions(t, "client_bytes_total", "Bytes from and to clients.", s.client_bytes_in,
+			   s.client_bytes_out);
+	metrics_directions(t, "upstream_bytes_total", "Bytes from and to upstreams.",
+			   s.upstream_bytes_in, s.upstream_bytes_out);
 	metrics_counter(t, "upstream_connects_total", "Connections to upstreams opened.",
 			s.upstream_connects);
 	metrics_counter(t, "upstream_reuses_total", "Requests sent on a kept connection.",

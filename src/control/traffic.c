@@ -128,11 +128,8 @@ static void write_tunnels(struct text *t, const struct worker_stats *s)
 			s->tunnels_opened);
 	metrics_counter(t, "websockets_total", "WebSockets opened.", s->websockets_opened);
 	metrics_gauge(t, "tunnels_open", "Tunnels open now.", (int64_t)s->tunnels_open);
-	metrics_head(t, "tunnel_bytes_total", "counter", "Payload of tunnels from and to clients.");
-	text_printf(t, "smartproxy_tunnel_bytes_total{direction=\"in\"} %" PRIu64 "\n",
-		    s->tunnel_bytes_in);
-	text_printf(t, "smartproxy_tunnel_bytes_total{direction=\"out\"} %" PRIu64 "\n",
-		    s->tunnel_bytes_out);
+	metrics_directions(t, "tunnel_bytes_total", "Payload of tunnels from and to clients.",
+			   s->tunnel_bytes_in, s->tunnel_bytes_out);
 	metrics_counter(t, "splices_total", "Directions of tunnels that went over to splice.",
 			s->splices);
 	metrics_counter(t, "proxy_headers_total", "PROXY headers taken from trusted peers.",

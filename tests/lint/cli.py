@@ -51,7 +51,7 @@ documented = {' '.join(re.findall(r'^(GET|PUT|POST|DELETE|PATCH) (/[\w/.-]+)', i
 compare('smartproxy.8', 'request', {' '.join(e) for e in endpoints}, documented)
 
 code = (root / 'src/control/metrics.c').read_text() + (root / 'src/control/traffic.c').read_text()
-metrics = re.findall(r'\bmetrics_(?:head|counter|gauge)\(t,\s*"(\w+)"', code) + re.findall(r'\{ "(target_\w+)"', code)
+metrics = re.findall(r'\bmetrics_(?:head|counter|gauge|directions)\(t,\s*"(\w+)"', code) + re.findall(r'\{ "(target_\w+)"', code)
 documented = {m for item in section('smartproxy.8', 'METRICS') for m in re.findall(r'smartproxy_(\w+)', item)}
 compare('smartproxy.8', 'metric', set(metrics), documented)
 print('\n'.join(bad), file=sys.stderr)
