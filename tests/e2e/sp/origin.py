@@ -6,7 +6,8 @@ scripts, the n-th request of the origin's life gets the n-th (the last one repea
 import socket
 import ssl
 import struct
-import threading
+
+from .listening import Listening
 
 
 class Request:
@@ -95,53 +96,16 @@ class Connection:
                 pace(request.body_bytes)
 
 
-class Origin:
+class Origin(Listening):
     def __init__(self, test, *scripts, port=None, reads_body=True, backlog=512, listen=True, host="127.0.0.1", tls=None):
         """tls: an ssl.SSLContext of the server side, or (chain file, key file)."""
         self.scripts = scripts or (fixed(b"origin\n"),)
         self.reads_body = reads_body
-        self.tls = tls
-        if isinstance(tls, tuple):
-            self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self.tls.load_cert_chain(*tls)
-        self.tls_errors = []
-        self.lock = threading.Condition()
-        self.requests, self.connections = [], []
-        self.is_stopped = False
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.listener = socket.socket(family, socket.SOCK_STREAM)
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind((host, port or test.port()))
-        self.port = self.listener.getsockname()[1]
-        test.cleanup(self.stop)
-        if listen:
-            self.listener.listen(backlog)
-            self.thread = threading.Thread(target=self.accept, daemon=True)
-            self.thread.start()
+        self.tls_errors, self.requests = [], []
+        self.listen(test, port, host, tls, backlog, listen)
 
-    def stop(self):
-        self.is_stopped = True
-        try:
-            self.listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self.listener.close()
-        for c in list(self.connections):
-            if not c.is_closed:
-                c.close()
-
-    def accept(self):
-        while not self.is_stopped:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(self, sock, len(self.connections))
-            with self.lock:
-                self.connections.append(connection)
-                self.lock.notify_all()
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+    def make(self, sock, ix):
+        return Connection(self, sock, ix)
 
     def serve(self, connection):
         try:

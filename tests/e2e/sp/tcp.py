@@ -4,9 +4,9 @@ TcpServer(test, handler): handler(peer) with peer.recv(), .recv_exact(n), .send(
 peer.proxy holds the PROXY header's bytes when wants_proxy. Connections are kept in .peers, their ends in .ended.
 """
 import socket
-import ssl
 import struct
-import threading
+
+from .listening import Listening
 
 
 class Peer:
@@ -102,48 +102,19 @@ def read_proxy_header(peer):
     return line
 
 
-class TcpServer:
+class TcpServer(Listening):
     def __init__(self, test, handler=echo, port=None, host="127.0.0.1", tls=None, wants_proxy=False, listen=True, backlog=1024):
         """tls: (chain file, key file) or an ssl.SSLContext."""
         self.handler, self.wants_proxy = handler, wants_proxy
-        self.lock = threading.Condition()
-        self.peers, self.ended, self.errors = [], 0, []
-        self.is_stopped = False
-        self.tls = tls
-        if isinstance(tls, tuple):
-            self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self.tls.load_cert_chain(*tls)
-        self.listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind((host, port or test.port()))
-        self.port = self.listener.getsockname()[1]
-        test.cleanup(self.stop)
-        if listen:
-            self.listener.listen(backlog)
-            threading.Thread(target=self.accept, daemon=True).start()
+        self.ended, self.errors = 0, []
+        self.listen(test, port, host, tls, backlog, listen)
 
-    def stop(self):
-        self.is_stopped = True
-        try:
-            self.listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self.listener.close()
-        for peer in list(self.peers):
-            peer.close()
+    @property
+    def peers(self):
+        return self.connections
 
-    def accept(self):
-        while not self.is_stopped:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            peer = Peer(self, sock, len(self.peers))
-            with self.lock:
-                self.peers.append(peer)
-                self.lock.notify_all()
-            threading.Thread(target=self.serve, args=(peer,), daemon=True).start()
+    def make(self, sock, ix):
+        return Peer(self, sock, ix)
 
     def serve(self, peer):
         try:
