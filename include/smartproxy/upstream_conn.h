@@ -6,7 +6,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "smartproxy/buf.h"
 #include "smartproxy/config.h"
 #include "smartproxy/err.h"
 #include "smartproxy/list.h"
@@ -23,7 +22,6 @@ struct upstream_worker {
 	unsigned ix;
 	uint32_t idle_max; /* per target */
 	int64_t idle_ms;
-	struct buf_pool *bufs;
 	uint64_t connects, reuses, connect_failures; /* written by the worker, relaxed */
 	uint64_t rand_state;                         /* of power-of-two choices */
 };

@@ -403,7 +403,8 @@ enum step conn_recv(struct conn *conn, void *dst, size_t cap, size_t *ret_len);
 enum step conn_send(struct conn *conn, const void *src, size_t len, size_t *ret_len);
 /* Counts the connection for route (and no longer for the one before). false: max_connections are there. */
 bool conn_enter_route(struct conn *conn, const struct route *route);
-/* The PROXY header that a target of this version gets for this client: its length in dst (cap at least 600),
+#define PROXY_HEADER_MAX 600
+/* The PROXY header that a target of this version gets for this client: its length in dst (PROXY_HEADER_MAX),
  * 0: none. sni: "" for none. */
 size_t conn_write_proxy_header(const struct conn *conn, enum config_proxy_protocol version,
 			       const char *sni, void *dst, size_t cap);

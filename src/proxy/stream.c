@@ -3,8 +3,8 @@
  * It copies through a buffer of the pool until the flow is bulky (several reads in a row that filled the buffer)
  * and both ends are plain sockets; then it goes by splice through a pipe, until little comes at a time. Flags of
  * both sockets are sticky: only EAGAIN clears them, and a read that was shorter than it could have been. A source
- * that has sent urgent data is copied: splice never gets past it. The pipe is filled when it is empty and emptied before it is
- * filled again, so that EAGAIN on the way in always means the source and on the way out the sink. */
+ * that has sent urgent data is copied: splice never gets past it. The pipe is filled when it is empty and emptied
+ * before it is filled again, so that EAGAIN on the way in always means the source and on the way out the sink. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>

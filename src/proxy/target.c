@@ -15,7 +15,6 @@
 #include "proxy.h"
 
 #define ADDR_TRIES_MAX   4 /* addresses of one name tried for one request */
-#define PROXY_HEADER_MAX 600
 #define TLS_LOG_PAUSE_MS 1000
 
 static struct upstream_worker *worker_of(struct target *t)

@@ -165,7 +165,6 @@ static enum err new_worker(struct workers *ws, unsigned ix, const struct workers
 	w->upstream = (struct upstream_worker){
 		.loop = w->loop,
 		.ix = ix,
-		.bufs = &w->bufs,
 	};
 	rand_bytes(&w->upstream.rand_state, sizeof(w->upstream.rand_state));
 	return ERR_OK;
