@@ -104,7 +104,8 @@ class Soak:
     def start(self):
         listeners = ({"ports": [self.ports["proxied"], self.ports["proxied_raw"]], "proxy_protocol": {"trusted": ["127.0.0.0/8"]}},
                      {"ports": [self.ports["distrusted"]], "proxy_protocol": {"trusted": ["10.0.0.0/8"]}})
-        self.proxy = self.t.proxy(self.routes(), start=False, upstreams=self.upstreams(), listeners=listeners,
+        quarantine = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=16"  # else freed memory looks like a leak
+        self.proxy = self.t.proxy(self.routes(), start=False, env={"ASAN_OPTIONS": quarantine.lstrip(":")}, upstreams=self.upstreams(), listeners=listeners,
                                   timeouts=TIMEOUTS, limits={"connections": 5000, "connections_per_ip": 4000})
         plan = {"ports": self.ports, "ca": self.ca[0], "limit_s": LIMIT_S, "flap_s": FLAP_S, "seed": 5}
         self.proxy.start(30)
