@@ -57,6 +57,9 @@ enum err loop_change(struct loop *loop, struct io *io, uint32_t events) SP_MUST_
 /* Takes the io out (does not close the fd) and sets fd to -1; events of this turn that wait for it
  * are dropped. */
 void loop_remove(struct loop *loop, struct io *io);
+/* The same, and closes the fd, for which the kernel takes it out: no epoll_ctl. The fd must not have been
+ * duplicated. */
+void loop_close(struct loop *loop, struct io *io);
 
 /* Arms or re-arms; O(1). Re-arming to a later time only writes due_ms (the wheel moves the timer
  * when its slot comes). A timer fires at most once, never early, up to some milliseconds late. */

@@ -214,16 +214,30 @@ enum err loop_change(struct loop *loop, struct io *io, uint32_t events)
 	return control_epoll(loop, EPOLL_CTL_MOD, io, events);
 }
 
+static void drop_events(struct loop *loop, const struct io *io)
+{
+	for (int i = loop->batch_ix; i < loop->batch_cnt; i++) {
+		if (loop->batch[i].data.ptr == io)
+			loop->batch[i].data.ptr = NULL;
+	}
+}
+
 void loop_remove(struct loop *loop, struct io *io)
 {
 	if (io->fd < 0)
 		return;
 	(void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, io->fd, NULL);
 	io->fd = -1;
-	for (int i = loop->batch_ix; i < loop->batch_cnt; i++) {
-		if (loop->batch[i].data.ptr == io)
-			loop->batch[i].data.ptr = NULL;
-	}
+	drop_events(loop, io);
+}
+
+void loop_close(struct loop *loop, struct io *io)
+{
+	if (io->fd < 0)
+		return;
+	(void)close(io->fd);
+	io->fd = -1;
+	drop_events(loop, io);
 }
 
 void loop_timer_arm(struct loop *loop, struct timer *timer, int64_t due_ms)

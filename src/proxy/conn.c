@@ -77,12 +77,10 @@ void conn_close(struct conn *conn)
 	drop_load(conn);
 	SP_ASSERT(conn->end < EXCHANGE_END_CNT);
 	conn_set_state(conn, CONN_CLOSED);
-	int fd = conn->io.fd;
 	loop_timer_disarm(w->loop, &conn->timer);
-	loop_remove(w->loop, &conn->io);
 	tls_conn_free(conn->tls);
 	conn->tls = NULL;
-	(void)close(fd);
+	loop_close(w->loop, &conn->io);
 	conn_unpin(conn);
 	leave_limits(conn);
 	buf_release(&conn->in, &w->bufs);
@@ -121,7 +119,7 @@ void conn_post(struct conn *conn)
 		return;
 	conn->is_posted = true;
 	conn->run_task.run = run_posted;
-	loop_post(conn->worker->loop, &conn->run_task);
+	loop_defer(conn->worker->loop, &conn->run_task);
 }
 
 /* ---- transport ---- */
@@ -229,11 +227,11 @@ void conn_linger(struct conn *conn)
 		conn->end = EXCHANGE_END_ANSWERED;
 	if (conn->tls != NULL)
 		(void)tls_conn_close_notify(conn->tls);
-	(void)shutdown(conn->io.fd, SHUT_WR);
-	if (conn->has_eof) {
+	if (conn->has_eof) { /* all was read: a close is a FIN */
 		conn_close(conn);
 		return;
 	}
+	(void)shutdown(conn->io.fd, SHUT_WR);
 	buf_release(&conn->in, &conn->worker->bufs);
 	conn_unpin(conn);
 	conn_set_state(conn, CONN_LINGER);

@@ -96,9 +96,15 @@ static enum stream_state fail_sink(struct tunnel *t, struct stream *s)
 	return has_hung_up ? STREAM_ENDED : STREAM_SINK_RESET;
 }
 
-/* FIN, behind close_notify through TLS. */
+/* FIN, behind close_notify through TLS. The last end of two plain sockets is told by their close. */
 static enum stream_state pass_end(struct tunnel *t, struct stream *s)
 {
+	const struct stream *other = s->is_up ? &t->down : &t->up;
+	bool is_last = other->is_ended && t->conn->tls == NULL && t->to.up->tls == NULL;
+	if (is_last) {
+		s->is_ended = true;
+		return STREAM_ENDED;
+	}
 	if (s->is_up) {
 		upstream_conn_shutdown(t->to.up);
 	} else {

@@ -110,9 +110,7 @@ void upstream_conn_close(struct upstream_conn *conn)
 	leave_pool(conn);
 	if (conn->tls != NULL && !conn->has_hung_up)
 		(void)tls_conn_close_notify(conn->tls);
-	int fd = conn->io.fd;
-	loop_remove(conn->worker->loop, &conn->io);
-	(void)close(fd);
+	loop_close(conn->worker->loop, &conn->io);
 	conn->on_ready = NULL;
 	conn->free_task.run = free_conn;
 	loop_defer(conn->worker->loop, &conn->free_task);
@@ -251,6 +249,8 @@ static enum step finish_connect(struct upstream_conn *conn)
 	const char *why;
 	if (!conn->is_writable && !conn->has_hung_up)
 		return STEP_WRITE;
+	if (!conn->has_hung_up) /* an error would have come with EPOLLERR */
+		return STEP_DONE;
 	enum err e = socket_connect_result(conn->io.fd, &why);
 	if (e == ERR_OK)
 		return STEP_DONE;
