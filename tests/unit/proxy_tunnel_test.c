@@ -1,5 +1,6 @@
 /* proxy: bytes both ways, between scripted clients and origins. */
 #include "proxy_tcp.h"
+#include "smartproxy/buf.h"
 
 #define BULK_BYTES (24u << 20)
 
