@@ -9,7 +9,7 @@ import threading
 
 from sp import main, until
 from sp import conf, origin
-from sp.pebble import hanging, is_open, make_leaf
+from sp.pebble import hanging, is_open
 from sp.wait import pause
 
 
@@ -49,56 +49,150 @@ def test_fault_proxy_passes_and_fails_on_demand(t):
     assert status == 200 and b"newOrder" in body and str(fault.port).encode() in body, body
 
 
-class CountingServer(http.server.ThreadingHTTPServer):
-    """Stands for Pebble: answers after 20 ms and counts how many requests it has at once."""
+class StandIn(http.server.ThreadingHTTPServer):
+    """Stands for Pebble behind its front: answers after 20 ms, counts how many requests it has at once, notes their paths."""
+    request_queue_size = 64
 
-    def __init__(self, port, files):
-        super().__init__(("127.0.0.1", port), CountingHandler)
-        self.lock, self.now, self.most = threading.Lock(), 0, 0
+    def __init__(self, ca):
+        super().__init__(("127.0.0.1", ca.own_port), StandInHandler)
+        self.lock, self.now, self.most, self.paths = threading.Lock(), 0, 0, []
+        self.is_released = threading.Event()  # for /slow
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*files)
+        context.load_cert_chain(ca.config["certificate"], ca.config["privateKey"])
         self.socket = context.wrap_socket(self.socket, server_side=True)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def count(self, step):
+    def enter(self, path):
         with self.lock:
-            self.now += step
+            self.paths.append(path)
+            self.now += 1
             self.most = max(self.most, self.now)
 
+    def leave(self):
+        with self.lock:
+            self.now -= 1
 
-class CountingHandler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.count(1)
+
+class StandInHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.server.enter(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         pause(0.02)
-        self.server.count(-1)
-        self.send_response(204)
+        if self.path == "/slow":
+            self.server.is_released.wait(10)
+        self.server.leave()
+        text = f"{self.command} {self.headers['Host']} ".encode() + body
+        self.send_response(200)
+        self.send_header("Replay-Nonce", "n1")
+        self.send_header("Link", '<https://ca.test/dir>;rel="index"')
+        if self.path.startswith("/chalZ/"):
+            self.send_header("Link", '<https://ca.test/authZ/a1>;rel="up"')
+        if self.path == "/chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            text = b"3\r\nabc\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(text), text)
+        else:
+            self.send_header("Content-Length", str(len(text)))
         self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else text)
+
+    do_GET = do_HEAD = do_POST
 
     def log_message(self, *_):
         pass
 
 
-def test_fault_proxy_gives_pebble_one_request_at_a_time(t):
+def stand_in(t):
     ca = t.pebble(start=False)
-    server = CountingServer(ca.port, make_leaf(ca.dir, "counting", ["127.0.0.1"], (ca.ca_file, ca.ca_file.replace(".pem", ".key"))))
+    server = StandIn(ca)
     t.cleanup(server.server_close)
     t.cleanup(server.shutdown)
+    with open(ca.log_file, "w"):
+        pass
+    ca.start_front()
+    return ca, server
+
+
+def ask(ca, port, *requests):
+    """Each (method, path, body) on one connection; their answers' (status, list of headers, body)."""
+    c = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=ssl.create_default_context(cafile=ca.ca_file))
+    answers = []
+    for method, path, body in requests:
+        c.request(method, path, body)
+        r = c.getresponse()
+        answers.append((r.status, r.getheaders(), r.read()))
+    c.close()
+    return answers
+
+
+def test_pebble_gets_one_request_at_a_time(t):
+    ca, server = stand_in(t)
     fault = t.fault_proxy(ca)
-    context = ssl.create_default_context(cafile=ca.ca_file)
     seen = []
-
-    def fetch():
-        c = http.client.HTTPSConnection("127.0.0.1", fault.port, timeout=10, context=context)
-        c.request("GET", "/")
-        seen.append(c.getresponse().status)
-        c.close()
-
-    threads = [threading.Thread(target=fetch) for _ in range(8)]
+    threads = [threading.Thread(target=lambda p=port: seen.extend(ask(ca, p, ("GET", "/", None), ("HEAD", "/", None))))
+               for port in (ca.port, fault.port) * 4]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert seen == [204] * 8 and server.most == 1, (seen, server.most)
+    assert [status for status, _, _ in seen] == [200] * 16 and server.most == 1, (seen, server.most)
+
+
+def test_the_front_passes_requests_and_answers_unchanged(t):
+    ca, _ = stand_in(t)
+    host = f"127.0.0.1:{ca.port} ".encode()
+    head, get, post, chunked, last = ask(ca, ca.port, ("HEAD", "/", None), ("GET", "/", None), ("POST", "/chalZ/c1", b"\0body"),
+                                         ("POST", "/chunked", b"x" * 200000), ("GET", "/", None))
+    assert head[0] == 200 and head[2] == b"" and ("Replay-Nonce", "n1") in head[1], head
+    assert get[2] == last[2] == b"GET " + host, (get, last)
+    assert post[2] == b"POST " + host + b"\0body", post
+    assert [v for k, v in post[1] if k == "Link"] == ['<https://ca.test/dir>;rel="index"', '<https://ca.test/authZ/a1>;rel="up"']
+    assert chunked[2] == b"abcPOST " + host + b"x" * 200000 and ("Transfer-Encoding", "chunked") in chunked[1], chunked[1]
+
+
+def test_a_request_whose_client_is_gone_is_dropped(t):
+    ca, server = stand_in(t)
+    thread = threading.Thread(target=ask, args=(ca, ca.port, ("GET", "/slow", None)))
+    thread.start()
+    until(lambda: server.paths == ["/slow"], 10, "a request in Pebble")
+    context = ssl.create_default_context(cafile=ca.ca_file)
+    clients = [http.client.HTTPSConnection("127.0.0.1", ca.port, timeout=10, context=context) for _ in range(5)]
+    for c in clients:
+        c.request("GET", "/gone")
+    for c in clients:
+        c.close()
+    clients[0].connect()  # the front's answer comes after it has seen the others go
+    server.is_released.set()
+    thread.join(10)
+    ask(ca, ca.port, ("GET", "/last", None))
+    clients[0].close()
+    assert server.paths == ["/slow", "/last"], server.paths
+
+
+def check_held(t, begin, early, line):
+    """After the request `begin`, `early` waits until Pebble's log says `line`; others pass."""
+    ca, server = stand_in(t)
+    ask(ca, ca.port, begin)
+    thread = threading.Thread(target=ask, args=(ca, ca.port, early))
+    thread.start()
+    for _ in range(5):
+        ask(ca, ca.port, ("POST", early[1] + "-other", early[2]))
+    assert early[1] not in server.paths, server.paths
+    with open(ca.log_file, "a") as f:
+        f.write(f"Pebble 2026/01/02 03:04:05 x\nPebble 2026/01/02 03:04:05 {line}\n")
+    thread.join(10)
+    assert server.paths[-1] == early[1], server.paths
+    ask(ca, ca.port, early)
+
+
+def test_a_deactivation_waits_for_the_validation(t):
+    check_held(t, ("POST", "/chalZ/c1", b"{}"), ("POST", "/authZ/a1", b'{"payload": "e30"}'), "authz a1 set VALID by completed challenge c1")
+
+
+def test_a_question_for_an_order_waits_for_its_certificate(t):
+    check_held(t, ("POST", "/finalize-order/o1", b"{}"), ("POST", "/my-order/o1", b'{"payload": ""}'),
+               "Issued certificate serial 1f for order o1")
 
 
 def test_a_failure_is_told_on_stderr_too(t):

@@ -23,8 +23,9 @@
 
 /* ---- processes and ports ---- */
 static char dir[64];
-static pid_t children[2];
-static uint16_t ca_port, http_port;
+static pid_t children[3];
+static uint16_t http_port;
+static uint16_t ca_port; /* of the front, which lets one request at a time into Pebble */
 
 static uint16_t free_port(void)
 {
@@ -37,15 +38,15 @@ static uint16_t free_port(void)
 	return ntohs(addr.sin_port);
 }
 
-static pid_t spawn(char *const argv[])
+static pid_t spawn(const char *log, char *const argv[])
 {
 	pid_t pid = fork();
 	if (pid != 0)
 		return pid;
-	int null = open("/dev/null", O_RDWR);
+	int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	dup2(null, STDOUT_FILENO);
-	dup2(null, STDERR_FILENO);
+	dup2(fd, STDOUT_FILENO);
+	dup2(fd, STDERR_FILENO);
 	execvp(argv[0], argv);
 	_exit(127);
 }
@@ -67,11 +68,25 @@ static void wait_open(uint16_t port)
 	ck_assert(is_open);
 }
 
+static void start_front(uint16_t own_port, const char *ca_log)
+{
+	char port[8], own[8], cert[96], key[96];
+	ca_port = free_port();
+	text_format(port, sizeof(port), "%u", ca_port);
+	text_format(own, sizeof(own), "%u", own_port);
+	text_format(cert, sizeof(cert), "%s/c.pem", dir);
+	text_format(key, sizeof(key), "%s/k.pem", dir);
+	children[2] = spawn("/dev/null", (char *[]){ (char *)TEST_PYTHON, (char *)TEST_FRONT, port,
+						     own, cert, key, cert, (char *)ca_log, NULL });
+	wait_open(ca_port);
+}
+
 static void start_ca(const char *nonce_reject)
 {
-	char command[512], config[96], dns[32], manage[32], dns_arg[32];
+	char command[512], config[96], log[96], dns[32], manage[32], dns_arg[32];
 	uint16_t dns_port = free_port(), dns_manage_port = free_port(), manage_port = free_port();
-	ca_port = free_port();
+	uint16_t own_port = free_port();
+	text_format(log, sizeof(log), "%s/pebble.log", dir);
 	text_format(config, sizeof(config), "%s/pebble.json", dir);
 	text_format(dns, sizeof(dns), "127.0.0.1:%u", dns_port);
 	text_format(dns_arg, sizeof(dns_arg), "127.0.0.1:%u", dns_port);
@@ -88,19 +103,23 @@ static void start_ca(const char *nonce_reject)
 		"0.0.1:%u\","
 		"\"certificate\":\"%s/c.pem\",\"privateKey\":\"%s/"
 		"k.pem\",\"httpPort\":%u,\"tlsPort\":1}}",
-		ca_port, manage_port, dir, dir, http_port);
+		own_port, manage_port, dir, dir, http_port);
 	fclose(f);
+	setenv("GOMAXPROCS", "1", 1);
 	setenv("PEBBLE_VA_NOSLEEP", "1", 1);
 	setenv("PEBBLE_AUTHZREUSE", "0", 1);
 	setenv("PEBBLE_WFE_NONCEREJECT", nonce_reject, 1);
-	children[0] = spawn((char *[]){
-		(char *)"pebble-challtestsrv", (char *)"-defaultIPv6", (char *)"",
-		(char *)"-http01", (char *)"", (char *)"-https01", (char *)"", (char *)"-tlsalpn01",
-		(char *)"", (char *)"-dns01", dns, (char *)"-management", manage, NULL });
-	children[1] = spawn((char *[]){ (char *)"pebble", (char *)"-config", config,
-					(char *)"-dnsserver", dns_arg, NULL });
+	children[0] =
+		spawn("/dev/null",
+		      (char *[]){ (char *)"pebble-challtestsrv", (char *)"-defaultIPv6", (char *)"",
+				  (char *)"-http01", (char *)"", (char *)"-https01", (char *)"",
+				  (char *)"-tlsalpn01", (char *)"", (char *)"-dns01", dns,
+				  (char *)"-management", manage, NULL });
+	children[1] = spawn(log, (char *[]){ (char *)"pebble", (char *)"-config", config,
+					     (char *)"-dnsserver", dns_arg, NULL });
 	wait_open(dns_manage_port);
-	wait_open(ca_port);
+	wait_open(own_port);
+	start_front(own_port, log);
 }
 
 static void stop_ca(void)

@@ -3,11 +3,6 @@
 A rule is (path regex, what, count); what is a dict with one of: status + headers + body; cut ("head": before the request is
 passed on, "answer": after it was); stall (never answered, the connection stays open); truncate (bytes of the body that are
 sent); delay_s. The first rule that matches and has count left is used; without one the request is passed on.
-
-Pebble gets one request at a time, whatever the client does: two at once may hang it for good. Its handler of /authZ/ holds
-the authorization's lock and asks for the store's; the one of /order-plz (FindValidAuthorization) holds the store's, for
-reading, and asks for that of every authorization; a third that waits to write to the store keeps the first one out. Seen in
-2.4.0, which Debian 12 has. So a test with many orders at once goes through this proxy.
 """
 import base64
 import http.client
@@ -42,7 +37,7 @@ class FaultProxy:
         self.port = test.port()
         self.directory = f"https://127.0.0.1:{self.port}/dir"
         self.rules, self.passed = [], []
-        self.lock, self.turn = threading.Lock(), threading.Lock()
+        self.lock = threading.Lock()
         self.listener = None
         test.cleanup(self.stop)
         self.start()
@@ -138,8 +133,7 @@ class FaultProxy:
             record.status = what["status"]
             self.answer(tls, what["status"], what.get("headers", {}), what.get("body", b""), method)
             return True
-        with self.turn:
-            status, answer_headers, answer_body = self.pass_on(upstream, method, path, headers, body)
+        status, answer_headers, answer_body = self.pass_on(upstream, method, path, headers, body)
         record.status = status
         self.note_order(record, answer_body)
         if what.get("cut") == "answer":

@@ -7,7 +7,9 @@ import signal
 import ssl
 import subprocess
 import socket
+import sys
 
+from . import front
 from .process import Command
 from .wait import until
 
@@ -52,7 +54,8 @@ def is_open(port):
 
 
 class Pebble:
-    """http_port: where it validates http-01, the acme.port under test."""
+    """http_port: where it validates http-01, the acme.port under test. port: its ACME API, which is that of a front (front.py)
+    that lets one request at a time in; own_port is for the front alone."""
 
     def __init__(self, test, http_port=None, nosleep=True, sleeptime=None, noncereject=5, authzreuse=0, validity_s=None,
                  chain_length=None, start=True):
@@ -61,18 +64,18 @@ class Pebble:
         self.dir = test.path(f"pebble{len(test.undo)}")
         os.mkdir(self.dir)
         self.http_port = http_port or test.port()
-        self.port, self.management_port = test.port(), test.port()
+        self.port, self.own_port, self.management_port = test.port(), test.port(), test.port()
         self.dns_port, self.dns_management_port = test.port(), test.port()
         ca = make_ca(self.dir)
         self.ca_file = ca[0]
+        self.log_file = os.path.join(self.dir, "pebble.log")
         cert, key = make_leaf(self.dir, "server", ["localhost", "127.0.0.1"], ca)
-        self.config = {"listenAddress": f"127.0.0.1:{self.port}", "managementListenAddress": f"127.0.0.1:{self.management_port}",
+        self.config = {"listenAddress": f"127.0.0.1:{self.own_port}", "managementListenAddress": f"127.0.0.1:{self.management_port}",
                        "certificate": cert, "privateKey": key, "httpPort": self.http_port, "tlsPort": test.port(),
                        "ocspResponderURL": "", "externalAccountBindingRequired": False}
         if validity_s:
             self.config["certificateValidityPeriod"] = validity_s
-        # One thread at a time: Pebble 2.4.0 hangs for good when two requests meet badly (faultproxy.py says how), which
-        # this makes rare. A test with many orders at once goes through a FaultProxy, which rules it out.
+        # One thread: with the front, which says more, what Pebble does by itself gets no chance to meet a handler badly.
         self.env = {"PEBBLE_WFE_NONCEREJECT": str(noncereject), "PEBBLE_AUTHZREUSE": str(authzreuse), "GOMAXPROCS": "1"}
         if sleeptime is not None:
             self.env["PEBBLE_VA_SLEEPTIME"] = str(sleeptime)
@@ -81,7 +84,7 @@ class Pebble:
         if chain_length:
             self.env["PEBBLE_CHAIN_LENGTH"] = str(chain_length)
         self.directory = f"https://127.0.0.1:{self.port}/dir"
-        self.server = self.dns = None
+        self.server = self.dns = self.front = None
         test.pebbles.append(self)
         test.cleanup(self.stop)
         if start:
@@ -98,14 +101,23 @@ class Pebble:
                                "-management", f"127.0.0.1:{self.dns_management_port}"], os.path.join(self.dir, "dns.log"))
         env = {k: v for k, v in os.environ.items() if not k.startswith("PEBBLE_")}
         env.update(self.env)
-        self.server = Logged(["pebble", "-config", file, "-dnsserver", f"127.0.0.1:{self.dns_port}"],
-                             os.path.join(self.dir, "pebble.log"), env)
-        for what, port in (("pebble", self.port), ("pebble's management", self.management_port),
+        self.server = Logged(["pebble", "-config", file, "-dnsserver", f"127.0.0.1:{self.dns_port}"], self.log_file, env)
+        self.start_front()
+        for what, port in (("pebble", self.own_port), ("pebble's management", self.management_port),
                            ("challtestsrv", self.dns_management_port)):
             until(lambda p=port: is_open(p), 15, f"{what} on port {port}")
         return self
 
+    def start_front(self):
+        self.front = Logged([sys.executable, front.__file__, str(self.port), str(self.own_port), self.config["certificate"],
+                             self.config["privateKey"], self.ca_file, self.log_file], os.path.join(self.dir, "front.log"))
+        until(lambda: is_open(self.port), 15, f"Pebble's front on port {self.port}")
+
     def stop_server(self):
+        """With its front, so that clients see it go."""
+        if self.front:
+            self.front.kill()
+            self.front = None
         if self.server:
             self.server.kill()
             self.server = None
@@ -164,7 +176,7 @@ class Pebble:
 
     # what its log says
     def log(self):
-        with open(os.path.join(self.dir, "pebble.log"), errors="replace") as f:
+        with open(self.log_file, errors="replace") as f:
             return f.read()
 
     def order_cnt(self):
@@ -172,6 +184,8 @@ class Pebble:
 
     def evidence(self, line_cnt):
         """For a test that failed: the end of its log, and whether Pebble itself hangs. Ends it."""
+        with open(os.path.join(self.dir, "front.log"), errors="replace") as f:
+            of_front = [f"front: {line}" for line in f.read().splitlines()[-line_cnt:]]
         if self.server and self.server.process.poll() is None:
             self.server.process.send_signal(signal.SIGQUIT)  # Go writes down what each goroutine does
             try:
@@ -179,7 +193,7 @@ class Pebble:
             except subprocess.TimeoutExpired:
                 pass
         log, _, stacks = self.log().partition("SIGQUIT: quit")
-        return "\n".join(log.splitlines()[-line_cnt:] + hanging(stacks))
+        return "\n".join(log.splitlines()[-line_cnt:] + of_front + hanging(stacks))
 
     def account_cnt(self):
         return len(re.findall(r"There are now \d+ accounts in memory", self.log()))
