@@ -147,14 +147,15 @@ def test_sigkill_at_random_instants(t):
         pause(chance.uniform(0.0, 0.7))
         p.sigkill()
     p.start()
-    invalid = ca.invalid_authz_cnt()
     until(lambda: p.certificates(), 5, "certificates")
     failed = [c for c in p.certificates() if c["state"] == "failed"]
-    assert len(failed) <= invalid, failed
+    assert len(failed) <= ca.invalid_authz_cnt(), failed
     p.wait_certs(len(names) - len(failed), 90)
     valid = [c["names"][0].removesuffix(".test") for c in p.certificates() if c["state"] == "valid"]
     check_served(t, p, ca, port, valid)
-    assert ca.order_cnt() <= len(names) + invalid + 10, f"{ca.order_cnt()} orders for {len(names)} names"
+    # A kill costs the orders whose answers were under way, 16 at most and seldom one. Ordering all anew would be some 200.
+    orders, invalid = ca.order_cnt(), ca.invalid_authz_cnt()
+    assert orders <= len(names) + invalid + 30, f"{orders} orders for {len(names)} names, {invalid} invalid authorizations"
     assert ca.account_cnt() <= 2
 
 

@@ -75,7 +75,7 @@ def test_a_failing_renewal_keeps_the_old_certificate(t):
 
 @slow
 def test_no_handshake_ever_sees_an_expired_certificate(t):
-    ca = t.pebble(validity_s=8, noncereject=20)
+    ca = t.pebble(validity_s=12, noncereject=20)  # 4 s for a renewal
     port = t.port()
     names = ["a", "b", "c", "d"]
     p = t.proxy([wish(n, port) for n in names], ca=ca)
@@ -93,7 +93,7 @@ def test_no_handshake_ever_sees_an_expired_certificate(t):
             handshakes += 1
         if rss is None and time.monotonic() - begin > 10:
             rss = p.rss_kib()
-    assert len(seen) >= 4 * 5, f"{len(seen)} certificates in 40 s"
+    assert len(seen) >= 4 * 4, f"{len(seen)} certificates in 40 s"
     p.check_growth(rss, 16)
     assert ca.invalid_authz_cnt() == 0
 
