@@ -96,6 +96,10 @@ enum route_l4_verdict {
  * nothing has: as HTTP on a port without passthrough and TCP routes, else none. */
 enum route_l4_verdict route_find_l4(const struct route_index *index, const struct route_l4 *want,
 				    const struct route **ret_route);
+/* Would a ClientHello with this name and no ALPN from this client lead to a tunnel? Then a request for it, on a
+ * connection that came by another name, is misdirected. host: normalised. */
+bool route_host_is_tunnelled(const struct route_index *index, const struct addr *listen,
+			     const struct addr *client, const char *host, size_t host_len);
 size_t route_index_cnt(const struct route_index *index);
 /* Enabled routes in file order. */
 struct route *route_index_at(const struct route_index *index, size_t ix);

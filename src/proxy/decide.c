@@ -33,8 +33,8 @@ static bool find_challenge(struct exchange *x, const struct generation *g)
 			      path->len - prefix_len, x->challenge, &x->reply_text_len);
 }
 
-/* A certificate was chosen by SNI: a request for a name of another certificate does not belong here
- * (RFC 9110, 15.5.20). */
+/* A certificate was chosen by SNI: a request for a name of another certificate, or for one whose connections are
+ * tunnels, does not belong here (RFC 9110, 15.5.20). */
 static bool is_misdirected(const struct exchange *x, const struct generation *g) SP_RCU_READER;
 static bool is_misdirected(const struct exchange *x, const struct generation *g)
 {
@@ -42,7 +42,9 @@ static bool is_misdirected(const struct exchange *x, const struct generation *g)
 	if (conn->tls == NULL || !conn->has_sni || x->host_len == 0)
 		return false;
 	const struct tls_slot *slot = route_find_slot(g->routes, conn->port, x->host, x->host_len);
-	return slot == NULL || tls_slot_hash(slot) != conn->slot_hash;
+	return slot == NULL || tls_slot_hash(slot) != conn->slot_hash ||
+	       route_host_is_tunnelled(g->routes, &conn->listen, &conn->client, x->host,
+				       x->host_len);
 }
 
 enum verdict { VERDICT_ROUTE, VERDICT_CHALLENGE, VERDICT_NONE, VERDICT_MISDIRECTED };

@@ -76,11 +76,10 @@ static void try_bucket(const struct route_index *index, const struct bucket *buc
 	}
 }
 
-static void try_name(const struct route_index *index, uint16_t port, const struct route_l4 *want,
-		     struct best_l4 *best)
+static void try_name(const struct route_index *index, const char *name, size_t len,
+		     const struct route_l4 *want, struct best_l4 *best)
 {
-	const char *name = want->hello->sni;
-	size_t len = want->hello->sni_len;
+	uint16_t port = addr_port(want->listen);
 	try_bucket(index, index_find_bucket(index, port, PATTERN_EXACT, name, len), want, best);
 	bool is_first = true;
 	const char *dot;
@@ -126,7 +125,7 @@ enum route_l4_verdict route_find_l4(const struct route_index *index, const struc
 		return ROUTE_L4_NONE;
 	bool has_name = want->hello != NULL && want->hello->sni_len > 0;
 	if (has_name)
-		try_name(index, port, want, &best);
+		try_name(index, want->hello->sni, want->hello->sni_len, want, &best);
 	else if (want->hello != NULL)
 		best.route = find_single(index, of_port, want);
 	if (best.route == NULL || has_name)
@@ -137,4 +136,18 @@ enum route_l4_verdict route_find_l4(const struct route_index *index, const struc
 		return ROUTE_L4_HTTP;
 	*ret_route = best.route;
 	return ROUTE_L4_TUNNEL;
+}
+
+bool route_host_is_tunnelled(const struct route_index *index, const struct addr *listen,
+			     const struct addr *client, const char *host, size_t host_len)
+{
+	struct best_l4 best = { NULL, UINT32_MAX };
+	struct route_l4 want = { .listen = listen, .client = client };
+	uint16_t port = addr_port(listen);
+	const struct bucket *of_port = index_find_bucket(index, port, PATTERN_PORT, "", 0);
+	if (of_port == NULL || of_port->l4.first == NULL) /* most ports: nothing but HTTP */
+		return false;
+	try_name(index, host, host_len, &want, &best);
+	try_bucket(index, index_find_bucket(index, port, PATTERN_ANY, "", 0), &want, &best);
+	return best.route != NULL && best.route->config->action.protocol == CONFIG_TCP;
 }

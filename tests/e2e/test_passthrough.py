@@ -68,6 +68,19 @@ def alert_of(port, data, half_close=False):
 UNRECOGNIZED_NAME = 112
 
 
+def test_a_request_for_a_name_that_is_passed_through_is_misdirected(t):
+    """Its own certificate would do for it, and a wildcard's route would take it."""
+    n = Names(t)
+    origin = TcpServer(t, echo, tls=n.cert("secret.w.test"))
+    port = t.port()
+    t.proxy([passthrough("secret", [port], [origin.port], ["secret.w.test"]),
+             respond("wild", [port], "wild", domains=["*.w.test"], tls=static_tls(*n.cert("*.w.test")))])
+    with Client(port, tls=n.context(), server_name="www.w.test") as c:
+        assert c.get("/", host="www.w.test").body == b"wild"
+        assert c.get("/", host="secret.w.test").status == 421
+        assert c.get("/", host="other.w.test").status == 200
+
+
 def test_b31_names_choose_between_passthrough_and_termination(t):
     n = Names(t)
     one = TcpServer(t, say(b"one"), tls=n.cert("a.test"))

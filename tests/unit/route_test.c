@@ -508,6 +508,12 @@ START_TEST(before_http)
 	else if (verdict == ROUTE_L4_TUNNEL)
 		(void)text_format(got, sizeof(got), "%u", route->ix);
 	ck_assert_str_eq(got, l4s[_i].want);
+	const char *sni = l4s[_i].sni;
+	if (sni != NULL && l4s[_i].offered == NULL) {
+		bool is_tunnel = verdict == ROUTE_L4_TUNNEL;
+		ck_assert(route_host_is_tunnelled(index, &listen, &client, sni, strlen(sni)) ==
+			  is_tunnel);
+	}
 	/* A request never reaches a route that is no HTTP. */
 	struct route_request request = { .port = 443,
 					 .listen_addr = &listen,
