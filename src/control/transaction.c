@@ -238,35 +238,53 @@ static enum err build(struct transaction *t, struct generation **ret_generation)
 	if (e == ERR_OK)
 		e = generation_build(control->generations, t->config, t->has_challenge_route,
 				     ret_generation, &t->message);
-	if (e == ERR_OK)
+	if (e == ERR_OK) {
 		upstreams_wait_names(control->upstreams, NAMES_WAIT_MS);
-	else if (control->config != t->config &&
-		 upstreams_configure(control->upstreams, control->config) != ERR_OK)
-		text_puts(&t->message, "; the servers for names could not be set back");
+		return ERR_OK;
+	}
+	if (t->message.len == 0)
+		text_puts(&t->message, err_text(e));
+	/* A file or a name that the configuration speaks of is not there. */
+	return e == ERR_NOENT ? ERR_CONFIG : e;
+}
+
+static enum err apply(struct transaction *t, struct install *in) SP_ON_CONTROL SP_NO_RCU;
+static enum err apply(struct transaction *t, struct install *in)
+{
+	struct control *control = t->control;
+	struct wishes wishes = { 0 };
+	enum err e = build(t, &in->next);
+	if (e != ERR_OK)
+		return e;
+	e = plan_wishes(in->next->routes, &wishes);
+	if (e != ERR_OK) {
+		generation_discard(control->generations, in->next);
+		return fail_port(t, e);
+	}
+	in->wishes = &wishes;
+	e = install(t, in);
+	wishes_fini(&wishes);
 	return e;
+}
+
+/* Names are looked up as the configuration in force says. */
+static void set_back_names(struct transaction *t) SP_ON_CONTROL;
+static void set_back_names(struct transaction *t)
+{
+	struct control *control = t->control;
+	if (control->config != t->config &&
+	    upstreams_configure(control->upstreams, control->config) != ERR_OK)
+		text_puts(&t->message, "; the servers for names could not be set back");
 }
 
 enum err transaction_apply_config(struct transaction *t)
 {
-	struct control *control = t->control;
-	struct wishes wishes = { 0 };
 	struct install in = { .config = t->config, .has_challenge_route = t->has_challenge_route };
-	enum err e = build(t, &in.next);
-	if (e != ERR_OK) {
-		if (t->message.len == 0)
-			text_puts(&t->message, err_text(e));
-		/* A file or a name that the configuration speaks of is not there. */
-		return e == ERR_NOENT ? ERR_CONFIG : e;
-	}
-	e = plan_wishes(in.next->routes, &wishes);
-	if (e != ERR_OK) {
-		generation_discard(control->generations, in.next);
-		return fail_port(t, e);
-	}
-	in.wishes = &wishes;
-	e = install(t, &in);
-	wishes_fini(&wishes);
-	if (e != ERR_OK && in.is_published && control->workers != NULL)
+	enum err e = apply(t, &in);
+	if (e == ERR_OK)
+		return ERR_OK;
+	set_back_names(t);
+	if (in.is_published && t->control->workers != NULL)
 		roll_back_config(t);
 	return e;
 }

@@ -78,6 +78,22 @@ def test_an_update_with_a_name_that_does_not_resolve_is_taken(t):
     assert bodies(new, 5) == ["0"] * 5  # the other target of the route serves
 
 
+def test_a_refused_update_leaves_the_servers_for_names_alone(t):
+    """Also when it is refused for a port, after everything else was built."""
+    right, wrong = DnsServer(t, {"app.test": (["127.0.0.1"], 0)}), DnsServer(t)
+    o = t.origin(fixed(b"app"))
+    port, taken = t.port(), TcpServer(t).port
+    p = t.proxy([forward("app", [port], [("app.test", o.port)])], dns=right.config())
+    p.config["dns"] = wrong.config()
+    p.config["routes"] = tuple(p.config["routes"]) + (respond("new", [taken], "x"),)
+    p.write()
+    assert p.reload().status == 409
+    seen = right.count("app.test")
+    until(lambda: right.count("app.test") >= seen + 4, 10, "the server of before is asked")
+    assert wrong.queries == []
+    assert bodies(port, 3) == ["app"] * 3
+
+
 def test_silent_dns_blocks_neither_the_start_nor_other_routes(t):
     origin, = named(t, 1)
     dns = DnsServer(t, {f"silent{ix}.test": "silent" for ix in range(20)})
