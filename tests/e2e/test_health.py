@@ -10,7 +10,7 @@ from sp.pebble import make_leaf
 from sp.tcp import TcpServer
 from sp.wait import until
 
-QUICK = {"interval": "200ms", "timeout": "200ms"}
+QUICK = {"interval": "500ms", "timeout": "500ms"}
 NO_EJECTION = {"failures": 0}
 
 
@@ -53,7 +53,7 @@ class Patient:
 def check_rise_and_fall(t, kind, tls=None):
     sick, well = Patient(t, b"sick", tls=tls), Patient(t, b"well", tls=tls)
     check = {"type": kind, "path": "/health?x=1", "status": "200-204", "rise": 3, "fall": 4, "host": "checked.test",
-             "interval": "200ms", "timeout": "200ms"}
+             "interval": "500ms", "timeout": "500ms"}
     p, port = group_proxy(t, upstream("app", [sick.port, well.port], check=check))
     until(lambda: sick.checks.get(200, 0) >= 2 and well.checks.get(200, 0) >= 2, 20, "both are checked")
     assert p.target(sick.port)["state"] == "up"

@@ -207,7 +207,7 @@ def test_a_check_goes_on_to_the_next_address(t):
     at(t, "127.0.0.3", back, b"three")
     dns = DnsServer(t, {"many.test": (["127.0.0.2", "127.0.0.3", "::1"], 60), "dead.test": (["127.0.0.2", "::1"], 60)})
     port = t.port()
-    check = {"type": "http", "interval": "200ms", "timeout": "200ms", "fall": 1}
+    check = {"type": "http", "interval": "1s", "timeout": "1s", "fall": 2}
     p = t.proxy([to_upstream("r", [port], "app")], dns=dns.config(),
                 upstreams=(upstream("app", [("many.test", back), ("dead.test", back)], check=check),))
     until(lambda: {u["target"].split(".")[0]: u["state"] for u in p.upstreams()} == {"many": "up", "dead": "down"}, 20, "checked")

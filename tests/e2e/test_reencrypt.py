@@ -321,7 +321,7 @@ def test_health_checks_over_https(t):
     good, bad = t.origin(tls=pki.leaf("inner.test")), t.origin(tls=pki.leaf("wrong.test"))
     port = t.port()
     group = upstream("app", [good.port, bad.port], balance="round-robin",
-                     check={"type": "https", "path": "/health", "interval": "300ms", "timeout": "300ms", "rise": 1, "fall": 1})
+                     check={"type": "https", "path": "/health", "interval": "1s", "timeout": "1s", "rise": 1, "fall": 1})
     p = t.proxy([to_upstream("r", [port], "app", ["a.test"], tls=pki.tls(server_name="inner.test"))], upstreams=(group,))
     until(lambda: p.target(bad.port)["state"] == "down", 20, "the bad one is down by its checks")
     until(lambda: p.target(good.port)["last_check"], 20, "the good one was checked")

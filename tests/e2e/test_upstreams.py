@@ -471,7 +471,7 @@ def share_of(port, text, cnt=200):
 def test_slow_start_lets_the_share_grow(t):
     origins = named(t, 2)
     group = upstream("app", [o.port for o in origins], balance="round-robin", slow_start="8s",
-                     check={"type": "tcp", "interval": "50ms", "timeout": "50ms", "rise": 1, "fall": 1})
+                     check={"type": "tcp", "interval": "500ms", "timeout": "500ms", "rise": 1, "fall": 1})
     p, port = group_proxy(t, group, workers=1)
     assert 0.4 <= share_of(port, "1") <= 0.6  # from the start there is no slow start
     origins[1].stop()
