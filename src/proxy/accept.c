@@ -114,19 +114,20 @@ bool conn_begin(struct conn *conn)
 {
 	struct worker *w = conn->worker;
 	int64_t now_ms = loop_now_ms(w->loop);
-	switch (ask_listener(&conn->listen, &conn->peer).kind) {
-	case ROUTE_LISTENER_TCP:
-		return conn_open_tcp(conn);
-	case ROUTE_LISTENER_TLS:
+	enum route_listener kind;
+	while ((kind = ask_listener(&conn->listen, &conn->peer).kind) == ROUTE_LISTENER_TCP) {
+		if (conn_open_tcp(conn))
+			return false;
+	}
+	if (kind == ROUTE_LISTENER_TLS) {
 		conn_set_state(conn, CONN_HELLO);
 		conn_arm_timer(conn, now_ms + w->settings.hello_ms);
-		return true;
-	default:
+	} else {
 		conn_set_state(conn, CONN_HTTP);
 		conn_count_in(conn, buf_len(&conn->in));
 		conn_arm_timer(conn, now_ms + w->settings.header_ms);
-		return true;
 	}
+	return true;
 }
 
 bool conn_enter_route(struct conn *conn, const struct route *route)

@@ -23,7 +23,8 @@ void conn_send_alert(struct conn *conn, uint8_t description);
 bool conn_step_proxy(struct conn *conn);
 bool conn_step_hello(struct conn *conn);
 bool conn_step_handshake(struct conn *conn);
-/* A listener of raw TCP: a route is known before any byte. */
+/* A listener of raw TCP: a route is known before any byte. The connection may be closed on return. False: an update
+ * has just made something else of the listener, nothing was done. */
 bool conn_open_tcp(struct conn *conn);
 
 /* Payload that came from or went to the client, once each: no PROXY header, nothing of a handshake. */

@@ -40,7 +40,7 @@ static bool refuse_plain(struct conn *conn)
 }
 
 /* One decision: HTTP, with the certificate of this name; a TCP route, pinned, with its certificate unless TLS
- * is passed through; or nothing. */
+ * is passed through; or nothing. Without hello: HTTP when the listener is no more one of raw TCP. */
 static enum route_l4_verdict decide(struct conn *conn, const struct wire_hello *hello,
 				    struct tls_cert **ret_cert)
 {
@@ -50,6 +50,10 @@ static enum route_l4_verdict decide(struct conn *conn, const struct wire_hello *
 	sp_rcu_enter();
 	const struct generation *g = generation_current();
 	enum route_l4_verdict verdict = route_find_l4(g->routes, &want, &route);
+	if (hello == NULL && verdict == ROUTE_L4_HTTP)
+		verdict = ROUTE_L4_NONE;
+	if (hello == NULL && route_listener_kind(g->routes, &conn->listen) != ROUTE_LISTENER_TCP)
+		verdict = ROUTE_L4_HTTP;
 	if (verdict == ROUTE_L4_TUNNEL) {
 		generation_pin(g, conn->worker->ix);
 		conn->generation = g;
@@ -83,13 +87,15 @@ bool conn_open_tcp(struct conn *conn)
 	struct tls_cert *cert = NULL;
 	enum route_l4_verdict verdict = decide(conn, NULL, &cert);
 	SP_ASSERT(cert == NULL);
+	if (verdict == ROUTE_L4_HTTP)
+		return false;
 	if (verdict != ROUTE_L4_TUNNEL)
 		conn_close_for(conn, EXCHANGE_END_NO_ROUTE);
 	else if (!conn_enter_route(conn, conn->route))
 		conn_close_for(conn, EXCHANGE_END_LIMITED);
 	else
 		open_tunnel(conn, "");
-	return false;
+	return true;
 }
 
 static bool start_tls(struct conn *conn, const struct wire_hello *hello, struct tls_cert *cert)

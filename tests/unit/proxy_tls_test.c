@@ -291,6 +291,72 @@ START_TEST(does_not_verify)
 }
 END_TEST
 
+/* ---- a port that changes its kind ---- */
+
+#define FLOOD_CNT  4
+#define PUBLISH_MS 3000
+
+static bool is_over; /* atomic */
+
+static void *flood(void *arg)
+{
+	(void)arg;
+	struct addr a = loopback(rig.port);
+	while (!__atomic_load_n(&is_over, __ATOMIC_ACQUIRE)) {
+		int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		SP_ASSERT(fd >= 0);
+		(void)connect(fd, &a.sa, a.len);
+		set_reset(fd);
+		(void)close(fd);
+	}
+	return NULL;
+}
+
+static struct config *load_kind(uint16_t port, uint16_t target_port, bool is_tls)
+{
+	char tls[256] = "";
+	if (is_tls)
+		(void)snprintf(tls, sizeof(tls),
+			       "tls: { mode = \"terminate\"; certificate = { chain_file = \"%s\"; "
+			       "key_file = \"%s\"; }; };",
+			       chain_file, key_file);
+	return load_text(
+		"routes: ( { name = \"kind\"; match = { address = \"127.0.0.1\"; ports = "
+		"[ %u ]; }; action = { type = \"forward\"; protocol = \"tcp\"; targets = ( "
+		"{ host = \"127.0.0.1\"; port = %u; } ); %s }; } );",
+		(unsigned)port, (unsigned)target_port, tls);
+}
+
+/* Raw TCP by one generation and TLS by the next, between two looks at the same connection. */
+START_TEST(changes_its_kind)
+{
+	sp_role_assume_control();
+	make_files();
+	uint16_t port = free_port(), target_port = free_port();
+	rig_start(&rig, load_kind(port, target_port, false), port);
+	struct config *other = load_kind(port, target_port, true);
+	pthread_t threads[FLOOD_CNT];
+	for (int i = 0; i < FLOOD_CNT; i++)
+		ck_assert_int_eq(pthread_create(&threads[i], NULL, flood, NULL), 0);
+	int64_t until_ms = clock_now_ms() + PUBLISH_MS;
+	for (bool is_tls = true; clock_now_ms() < until_ms; is_tls = !is_tls) {
+		struct generation *g = NULL;
+		struct text text = { 0 };
+		ck_assert_int_eq(generation_build(rig.generations, is_tls ? other : rig.config,
+						  false, &g, &text),
+				 ERR_OK);
+		generation_publish(rig.generations, g);
+	}
+	__atomic_store_n(&is_over, true, __ATOMIC_RELEASE);
+	for (int i = 0; i < FLOOD_CNT; i++)
+		(void)pthread_join(threads[i], NULL);
+	ck_assert_uint_gt(rig_stats(&rig).connections_accepted, 0);
+	rig_stop(&rig);
+	config_put(other);
+	drop_files();
+}
+END_TEST
+
 int main(void)
 {
 	(void)signal(SIGPIPE, SIG_IGN);
@@ -304,6 +370,7 @@ int main(void)
 	tcase_add_loop_test(tc, encrypted_again, 0, SP_ARRAY_LEN(versions));
 	tcase_add_loop_test(tc, break_is_passed_on, 0, SP_ARRAY_LEN(versions));
 	tcase_add_loop_test(tc, does_not_verify, 0, SP_ARRAY_LEN(versions));
+	tcase_add_test(tc, changes_its_kind);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
