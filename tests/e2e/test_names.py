@@ -53,7 +53,7 @@ def test_a_name_that_does_not_resolve_leaves_its_route_and_is_asked_again(t):
     assert get(port).status == 503 and get(other).status == 200
     view, = p.upstreams()
     assert view["state"] == "unresolved" and view["last_failure"]["reason"] == "unresolved" and view["addresses"] == [], view
-    assert p.metric("smartproxy_exchanges_total", 'end="no_target"') == 1
+    until(lambda: p.metric("smartproxy_exchanges_total", 'end="no_target"') == 1, 10, "counted: smartproxy_exchanges_total")
     p.wait_log("a target's name cannot be resolved.*late.test")
     generation = p.status()["generation"]
     dns.zone["late.test"] = (["127.0.0.1"], 60)

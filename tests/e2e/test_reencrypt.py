@@ -77,7 +77,7 @@ def test_right_name_and_authority_and_connections_are_pooled(t):
     assert origin.last.header("host") == "a.test" and origin.last.header("x-forwarded-proto") == "https"
     view = p.target(origin.port)
     assert view["tls"] and view["idle"] == 1 and view["last_failure"] is None, view
-    assert p.metric("smartproxy_target_requests_total", 'tls="1"') == 15
+    until(lambda: p.metric("smartproxy_target_requests_total", 'tls="1"') == 15, 10, "counted: smartproxy_target_requests_total")
 
 
 def test_new_connections_resume_the_session(t):
@@ -131,7 +131,7 @@ def check_refused(t, pki, leaf, why, **options):
     view = p.target(origin.port)
     assert view["last_failure"]["reason"] == "tls_verify" and why in view["last_failure"]["message"], view
     assert view["failures"] == 2, view
-    assert ends(p, "upstream_tls") == 2
+    until(lambda: ends(p, "upstream_tls") == 2, 10, "counted: upstream_tls")
     p.wait_log(f'target\'s certificate does not verify conn=[0-9]+ route=r target=127.0.0.1:{origin.port} why=".*{why}')
     p.stop()
 
@@ -201,7 +201,7 @@ def test_a_plain_target_where_tls_is_expected(t):
         assert p.target(target.port)["last_failure"]["reason"] in ("tls", "closed"), p.target(target.port)
     assert ask(port, "/3").status == 504  # the handshake is part of the connect
     assert p.target(hung.port)["last_failure"]["reason"] == "connect_timeout"
-    assert ends(p, "upstream_tls") == 3
+    until(lambda: ends(p, "upstream_tls") == 3, 10, "counted: upstream_tls")
     p.wait_log("TLS with target failed.*does this port speak TLS")
 
 

@@ -322,7 +322,7 @@ def test_b17_clients_that_leave_while_the_target_answers_no_syn(t):
         else:
             c.close()
     all_ended(p)
-    assert p.end_cnt("client_gone") == 60
+    until(lambda: p.end_cnt("client_gone") == 60, 10, "counted: client_gone")
     p.wait_fds(mark)
     assert p.target(ends.target)["in_flight"] == 0 and p.target(ends.target)["queued"] == 0
 
@@ -371,7 +371,7 @@ def test_b11_b12_200_clients_of_a_dead_target_do_not_pile_up(t):
         for ix, c in enumerate(clients):
             assert c.recv_all() == (b"", INTERNAL_ERROR_ALERT)[ix % 2]
             c.close()
-        assert p.metric("smartproxy_connections_accepted_total") == 200
+        until(lambda: p.metric("smartproxy_connections_accepted_total") == 200, 10, "counted: smartproxy_connections_accepted_total")
         assert p.target(target)["in_flight"] == 0
         p.stop()
 
@@ -418,10 +418,10 @@ def test_b18_b19_bytes_are_counted_once_each_way(t):
         assert (record["route"], record["bytes_in"], record["bytes_out"], record["end"]) == \
             (kind, str(size_in), "300007", "done"), record
     total_in = 3 * 70001 + len(ends.hello)
-    assert p.metric("smartproxy_upstream_bytes_total", 'direction="out"') == total_in
-    assert p.metric("smartproxy_upstream_bytes_total", 'direction="in"') == 3 * 300007
-    assert p.metric("smartproxy_client_bytes_total", 'direction="in"') == total_in
-    assert p.metric("smartproxy_client_bytes_total", 'direction="out"') == 3 * 300007
+    until(lambda: p.metric("smartproxy_upstream_bytes_total", 'direction="out"') == total_in, 10, "counted: smartproxy_upstream_bytes_total")
+    until(lambda: p.metric("smartproxy_upstream_bytes_total", 'direction="in"') == 3 * 300007, 10, "counted: smartproxy_upstream_bytes_total")
+    until(lambda: p.metric("smartproxy_client_bytes_total", 'direction="in"') == total_in, 10, "counted: smartproxy_client_bytes_total")
+    until(lambda: p.metric("smartproxy_client_bytes_total", 'direction="out"') == 3 * 300007, 10, "counted: smartproxy_client_bytes_total")
 
 
 # ---- many, and for long
@@ -451,8 +451,8 @@ def test_1000_tunnels_leave_nothing(t):
     all_ended(p)
     p.wait_fds()
     p.check_growth(before, 12)
-    assert p.metric("smartproxy_tunnels_total") == 1200
-    assert p.metric("smartproxy_buffers_used") == 0
+    until(lambda: p.metric("smartproxy_tunnels_total") == 1200, 10, "counted: smartproxy_tunnels_total")
+    until(lambda: p.metric("smartproxy_buffers_used") == 0, 10, "counted: smartproxy_buffers_used")
     assert p.target(ends.target)["in_flight"] == 0
 
 
@@ -467,7 +467,7 @@ def test_open_tunnels_keep_no_generation(t):
     # Not even one without their routes, ports and target.
     assert p.put_routes([respond("extra", [extra], "last")]).status == 200
     until(lambda: p.status()["retired_generations"] == 0, 20, "no generation is kept")
-    assert p.metric("smartproxy_tunnels_open") == len(clients)
+    until(lambda: p.metric("smartproxy_tunnels_open") == len(clients), 10, "counted: smartproxy_tunnels_open")
     (view,) = {(v["kind"], v["upstream"]) for v in p.connections() if v["kind"] == "tunnel"}
     assert view == ("tunnel", f"127.0.0.1:{ends.target}")
     for c in clients:

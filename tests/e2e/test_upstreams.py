@@ -52,7 +52,7 @@ def test_named_groups_and_inline_targets(t):
     views = [(u["group"], int(u["target"].split(":")[1])) for u in p.upstreams()]
     assert sorted(views, key=str) == sorted([("app", a.port), ("app", b.port), (None, c.port), (None, b.port)], key=str), views
     assert sum(u["requests"] for u in p.upstreams() if u["group"] == "app") == 60
-    assert p.metric("smartproxy_target_requests_total", f'group="app",target="127.0.0.1:{a.port}"') == p.target(a.port)["requests"]
+    until(lambda: p.metric("smartproxy_target_requests_total", f'group="app",target="127.0.0.1:{a.port}"') == p.target(a.port)["requests"], 10, "counted: smartproxy_target_requests_total")
     code, out, _ = run_ctl(p, "upstreams")
     assert code == 0 and "app" in out and str(c.port) in out, out
 
@@ -304,7 +304,7 @@ def test_places_are_exact_under_a_burst_and_nobody_is_lost(t):
     assert gate.most == 5, "places were left unused"
     view = p.target(origin.port)
     assert (view["in_flight"], view["queued"], view["max_connections"]) == (0, 0, 5), view
-    assert p.metric("smartproxy_target_queued") == 0
+    until(lambda: p.metric("smartproxy_target_queued") == 0, 10, "counted: smartproxy_target_queued")
 
 
 def test_queue_timeout_and_overflow_are_told(t):

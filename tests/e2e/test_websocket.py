@@ -288,7 +288,7 @@ def test_answers_101_that_are_none(t):
         c, r = ask(port, fields)
         with c:
             assert r.status == 502, (fields, r)
-    assert p.metric("smartproxy_websockets_total") == 0
+    until(lambda: p.metric("smartproxy_websockets_total") == 0, 10, "counted: smartproxy_websockets_total")
     until(lambda: p.metric("smartproxy_connections_open") == 0, 10, "ended")
     until(lambda: all(u["in_flight"] == 0 for u in p.upstreams()), 10, "places given back")
 
@@ -302,7 +302,7 @@ def test_an_upgrade_that_the_origin_declines(t):
             r = c.response()
             assert (r.status, r.body) == (status, b"declined"), r
         assert c.get("/plain").status == 200
-    assert p.metric("smartproxy_websockets_total") == 0
+    until(lambda: p.metric("smartproxy_websockets_total") == 0, 10, "counted: smartproxy_websockets_total")
     assert len(o.connections) == 1, "the target's connection was not kept"
 
 
@@ -364,8 +364,8 @@ def test_the_access_log_has_bytes_and_end(t):
     assert (r["kind"], r["status"], r["end"], r["route"], r["method"], r["target"]) == \
         ("websocket", "101", "done", "a", "GET", '"/chat"'), r
     assert r["bytes_in"] == "1000" and int(r["bytes_out"]) >= 1005, r
-    assert p.metric("smartproxy_tunnel_bytes_total", 'direction="in"') == 1000
-    assert p.metric("smartproxy_tunnel_bytes_total", 'direction="out"') == 1005
+    until(lambda: p.metric("smartproxy_tunnel_bytes_total", 'direction="in"') == 1000, 10, "counted: smartproxy_tunnel_bytes_total")
+    until(lambda: p.metric("smartproxy_tunnel_bytes_total", 'direction="out"') == 1005, 10, "counted: smartproxy_tunnel_bytes_total")
     assert p.metric("smartproxy_requests_total") == 1 and p.metric("smartproxy_exchanges_total", 'end="done"') == 1
 
 
@@ -376,7 +376,7 @@ def test_an_upgrade_to_a_route_that_answers_itself(t):
     with c:
         assert r.status in (200, 400), r
         assert r.status == 400 or c.get("/").status == 200
-    assert p.metric("smartproxy_websockets_total") == 0
+    until(lambda: p.metric("smartproxy_websockets_total") == 0, 10, "counted: smartproxy_websockets_total")
 
 
 if __name__ == "__main__":
