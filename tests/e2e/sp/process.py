@@ -304,6 +304,7 @@ class Proxy:
         return self.get(f"/v1/connections?limit={limit}")["connections"]
 
     def upstreams(self):
+        self.settle()
         return self.get("/v1/upstreams")["upstreams"]
 
     def target(self, port, group=None):
@@ -327,8 +328,14 @@ class Proxy:
     def challenge_route(self):
         return self.status()["acme"]["challenge_route"]
 
+    def settle(self):
+        """Every worker has ended the turn it is in: what belongs to an answer that a client has read is counted. (Listing
+        connections asks them all.)"""
+        self.api("GET", "/v1/connections?limit=1")
+
     def metrics(self):
         """{(name, labels text): value}"""
+        self.settle()
         answer = self.api("GET", "/metrics")
         assert answer.status == 200, answer.text
         return parse_metrics(answer.text)
