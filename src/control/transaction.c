@@ -25,7 +25,8 @@ struct install {
 	struct generation *next; /* consumed in every case */
 	const struct config *config;
 	bool has_challenge_route;
-	const struct wishes *wishes; /* NULL: they do not change */
+	struct wishes wishes; /* of a configuration: has_wishes */
+	bool has_wishes;
 	bool is_published;
 };
 
@@ -162,8 +163,8 @@ static enum err install(struct transaction *t, struct install *in)
 	commit(control, change);
 	if (control->workers == NULL) /* the start: nobody accepts yet */
 		return ERR_OK;
-	if (in->wishes != NULL)
-		acme_set_wishes(control->acme, in->config, in->wishes->items, in->wishes->cnt);
+	if (in->has_wishes)
+		acme_set_wishes(control->acme, in->config, in->wishes.items, in->wishes.cnt);
 	e = transaction_adopt_all(control);
 	if (e != ERR_OK)
 		text_printf(&t->message, "a worker did not take a new port: %s", err_text(e));
@@ -209,13 +210,12 @@ static void roll_back_config(struct transaction *t)
 {
 	struct control *control = t->control;
 	bool had_challenge_route = generation_latest(control->generations)->has_challenge_route;
-	struct wishes wishes = { 0 };
 	struct install back = { .config = control->config,
 				.has_challenge_route = had_challenge_route };
 	enum err e = generation_build(control->generations, control->config, had_challenge_route,
 				      &back.next, &t->message);
 	if (e == ERR_OK)
-		e = plan_wishes(back.next->routes, &wishes);
+		e = plan_wishes(back.next->routes, &back.wishes);
 	if (e != ERR_OK) {
 		generation_discard(control->generations, back.next);
 		text_puts(&t->message,
@@ -223,9 +223,9 @@ static void roll_back_config(struct transaction *t)
 			  "is in force");
 		return;
 	}
-	back.wishes = &wishes;
+	back.has_wishes = true;
 	roll_back(t, &back);
-	wishes_fini(&wishes);
+	wishes_fini(&back.wishes);
 }
 
 /* A name that is new is given a moment, so that the first requests find addresses; one that takes longer, or
@@ -252,18 +252,17 @@ static enum err apply(struct transaction *t, struct install *in) SP_ON_CONTROL S
 static enum err apply(struct transaction *t, struct install *in)
 {
 	struct control *control = t->control;
-	struct wishes wishes = { 0 };
 	enum err e = build(t, &in->next);
 	if (e != ERR_OK)
 		return e;
-	e = plan_wishes(in->next->routes, &wishes);
+	e = plan_wishes(in->next->routes, &in->wishes);
 	if (e != ERR_OK) {
 		generation_discard(control->generations, in->next);
 		return fail_port(t, e);
 	}
-	in->wishes = &wishes;
+	in->has_wishes = true;
 	e = install(t, in);
-	wishes_fini(&wishes);
+	wishes_fini(&in->wishes);
 	return e;
 }
 
