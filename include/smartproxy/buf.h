@@ -1,23 +1,28 @@
 #pragma once
 /* base: byte buffer of one direction of one connection, from a per-worker pool.
  *
- * An empty buffer owns no memory: an idle connection has none. Two sizes: BUF_BYTES for traffic,
- * BUF_HEAD_BYTES for a head that does not fit in it. Threads: one owner at a time, pool per worker.
+ * An empty buffer owns no memory: an idle connection has none. Two sizes: BUF_BYTES, and BUF_LARGE_BYTES for a
+ * head that does not fit in it and for bodies, as long as few are lent. Threads: one owner at a time, pool per
+ * worker.
  */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-#define BUF_BYTES      16384
-#define BUF_HEAD_BYTES (72 * 1024)
+#define BUF_BYTES       16384
+#define BUF_LARGE_BYTES (72 * 1024)
 
 struct buf_pool {
 	void *free_list[2];
 	uint32_t free_cnt[2];
 	uint32_t used_cnt; /* buffers lent out, both sizes */
+	uint32_t used_large_cnt;
 };
-#define BUF_POOL_KEEP 512
+#define BUF_POOL_KEEP       512
+#define BUF_POOL_KEEP_LARGE 64
+#define BUF_LARGE_LENT_MAX \
+	256 /* by buf_reserve_large: slow receivers hold no more than these, 18 MiB */
 
 struct buf {
 	char *data; /* NULL: owns nothing */
@@ -50,7 +55,9 @@ static inline void buf_consume(struct buf *b, size_t len)
 /* Makes the buffer own memory with at least one byte of space (moving what is there to the front if
  * needed); false when the pool's allocation failed or the buffer is full. */
 bool buf_reserve(struct buf *b, struct buf_pool *pool);
-/* Moves the contents to a buffer of BUF_HEAD_BYTES; false when memory is out. No-op on one of that
+/* As buf_reserve, of BUF_LARGE_BYTES (where the contents move to) while fewer than BUF_LARGE_LENT_MAX are lent. */
+bool buf_reserve_large(struct buf *b, struct buf_pool *pool);
+/* Moves the contents to a buffer of BUF_LARGE_BYTES; false when memory is out. No-op on one of that
  * size. */
 bool buf_grow(struct buf *b, struct buf_pool *pool);
 /* Appends if it fits whole; false otherwise. The buffer must own memory. */

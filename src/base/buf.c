@@ -4,7 +4,7 @@
 
 #include "smartproxy/assert.h"
 
-static const uint32_t class_bytes[2] = { BUF_BYTES, BUF_HEAD_BYTES };
+static const uint32_t class_bytes[2] = { BUF_BYTES, BUF_LARGE_BYTES };
 
 static char *take(struct buf_pool *pool, unsigned class)
 {
@@ -19,6 +19,7 @@ static char *take(struct buf_pool *pool, unsigned class)
 	}
 	__atomic_store_n(&pool->used_cnt, pool->used_cnt + 1,
 			 __ATOMIC_RELAXED); /* read by the metrics */
+	pool->used_large_cnt += class;
 	return data;
 }
 
@@ -26,8 +27,8 @@ static void give(struct buf_pool *pool, char *data, unsigned class)
 {
 	SP_ASSERT(pool->used_cnt > 0);
 	__atomic_store_n(&pool->used_cnt, pool->used_cnt - 1, __ATOMIC_RELAXED);
-	/* Heads of the large class are rare: keep few. */
-	if (pool->free_cnt[class] >= (class == 0 ? BUF_POOL_KEEP : BUF_POOL_KEEP / 64)) {
+	pool->used_large_cnt -= class;
+	if (pool->free_cnt[class] >= (class == 0 ? BUF_POOL_KEEP : BUF_POOL_KEEP_LARGE)) {
 		free(data);
 		return;
 	}
@@ -63,7 +64,7 @@ bool buf_reserve(struct buf *b, struct buf_pool *pool)
 
 bool buf_grow(struct buf *b, struct buf_pool *pool)
 {
-	if (b->cap == BUF_HEAD_BYTES)
+	if (b->cap == BUF_LARGE_BYTES)
 		return true;
 	char *data = take(pool, 1);
 	if (data == NULL)
@@ -73,8 +74,16 @@ bool buf_grow(struct buf *b, struct buf_pool *pool)
 		memcpy(data, b->data + b->start, len);
 		give(pool, b->data, 0);
 	}
-	*b = (struct buf){ .data = data, .cap = BUF_HEAD_BYTES, .start = 0, .end = len };
+	*b = (struct buf){ .data = data, .cap = BUF_LARGE_BYTES, .start = 0, .end = len };
 	return true;
+}
+
+bool buf_reserve_large(struct buf *b, struct buf_pool *pool)
+{
+	if (b->cap < BUF_LARGE_BYTES && pool->used_large_cnt < BUF_LARGE_LENT_MAX &&
+	    buf_grow(b, pool))
+		return true;
+	return buf_reserve(b, pool);
 }
 
 bool buf_append(struct buf *b, const void *data, size_t len)

@@ -107,10 +107,23 @@ static enum step recv_body(struct exchange *x, void *dst, size_t cap, size_t *re
 	return step;
 }
 
+static struct body_reader reader_of(struct exchange *x)
+{
+	return (struct body_reader){ &x->request_body, &x->conn->in, recv_body,
+				     x->worker->settings.field_cnt };
+}
+
+static bool pass_body(struct exchange *x, struct flow *flow)
+{
+	struct body_reader reader = reader_of(x);
+	bool has_passed = body_pass(x, &reader, flow);
+	x->has_body_started |= has_passed;
+	return has_passed;
+}
+
 static enum step read_body(struct exchange *x, char *dst, size_t cap, size_t *ret_len)
 {
-	struct body_reader reader = { &x->request_body, &x->conn->in, recv_body,
-				      x->worker->settings.field_cnt };
+	struct body_reader reader = reader_of(x);
 	x->has_body_started = true;
 	enum step step = body_read(x, &reader, dst, cap, ret_len);
 	if (step == STEP_FAIL && x->request_body.reason != WIRE_OK) {
@@ -160,6 +173,7 @@ static void abort_client(struct exchange *x)
 const struct client_side client_h1 = {
 	.read_head = read_head,
 	.read_body = read_body,
+	.pass_body = pass_body,
 	.write_head = head_write_response,
 	.flush = flush,
 	.finish = finish,

@@ -7,6 +7,7 @@
 #define CHUNK_HEAD_BYTES 6 /* four hex digits, CRLF: leading zeros are allowed (RFC 9112, 7.1) */
 #define CHUNK_MAX        0xffff
 #define TAIL_BYTES       7 /* CRLF after the data, "0" CRLF CRLF */
+#define TRAILERS_MAX     BUF_BYTES
 
 static const char hex_digits[] = "0123456789abcdef";
 
@@ -29,34 +30,72 @@ static void end_chunks(struct exchange *x, struct flow *flow, const struct body_
 	(void)buf_append(&flow->buf, "\r\n", 2);
 }
 
-enum step flow_fill(struct exchange *x, struct flow *flow, struct body_source *source,
-		    enum step (*read_body)(struct exchange *x, char *dst, size_t cap,
-					   size_t *ret_len))
+static struct body_source *source_of(struct exchange *x, const struct flow *flow)
 {
+	return flow == &x->to_upstream ? &x->request_body : &x->response_body;
+}
+
+static bool pass_body(struct exchange *x, struct flow *flow)
+{
+	return flow == &x->to_upstream ? x->client->pass_body(x, flow)
+				       : x->upstream->pass_body(x, flow);
+}
+
+static enum step read_body(struct exchange *x, const struct flow *flow, char *dst, size_t cap,
+			   size_t *ret_len)
+{
+	return flow == &x->to_upstream ? x->client->read_body(x, dst, cap, ret_len)
+				       : x->upstream->read_body(x, dst, cap, ret_len);
+}
+
+/* Room for what is likely to come. */
+static bool reserve(struct exchange *x, struct flow *flow)
+{
+	bool is_large = flow->is_bulky || source_of(x, flow)->left > BUF_BYTES;
+	return is_large ? buf_reserve_large(&flow->buf, &x->worker->bufs)
+			: buf_reserve(&flow->buf, &x->worker->bufs);
+}
+
+/* Payload goes into flow->buf as it comes. */
+static enum step fill_plain(struct exchange *x, struct flow *flow)
+{
+	size_t len = 0;
+	enum step step = read_body(x, flow, buf_tail(&flow->buf), buf_space(&flow->buf), &len);
+	flow->buf.end += (uint32_t)len;
+	flow->is_bulky = len >= BUF_BYTES || (flow->is_bulky && step == STEP_READ);
+	return step;
+}
+
+static enum step fill_chunk(struct exchange *x, struct flow *flow)
+{
+	size_t cap = buf_space(&flow->buf) - CHUNK_HEAD_BYTES - TAIL_BYTES, len = 0;
+	if (cap > CHUNK_MAX)
+		cap = CHUNK_MAX;
+	char *at = buf_tail(&flow->buf);
+	enum step step = read_body(x, flow, at + CHUNK_HEAD_BYTES, cap, &len);
+	flow->is_bulky = len >= BUF_BYTES / 2 || (flow->is_bulky && step == STEP_READ);
+	if (len > 0) {
+		write_chunk_head(at, len);
+		flow->buf.end += CHUNK_HEAD_BYTES + (uint32_t)len;
+		(void)buf_append(&flow->buf, "\r\n", 2);
+	}
+	return step;
+}
+
+enum step flow_fill(struct exchange *x, struct flow *flow)
+{
+	struct body_source *source = source_of(x, flow);
+	bool is_chunked = flow->framing == FRAMING_CHUNKED;
+	enum step step = STEP_DONE;
 	if (flow->is_ended)
 		return STEP_DONE;
-	if (!buf_reserve(&flow->buf, &x->worker->bufs) && flow->buf.data == NULL)
-		return STEP_FAIL;
-	bool is_chunked = flow->framing == FRAMING_CHUNKED;
-	size_t overhead = is_chunked ? CHUNK_HEAD_BYTES + TAIL_BYTES : 0;
-	if (buf_space(&flow->buf) <= overhead)
-		return STEP_DONE; /* a head fills it: send that first */
-	uint32_t chunk_at = flow->buf.end;
-	size_t cap = buf_space(&flow->buf) - overhead;
-	if (is_chunked) {
-		flow->buf.end += CHUNK_HEAD_BYTES;
-		if (cap > CHUNK_MAX)
-			cap = CHUNK_MAX;
-	}
-	size_t len = 0;
-	enum step step =
-		source->is_done ? STEP_DONE : read_body(x, buf_tail(&flow->buf), cap, &len);
-	flow->buf.end += (uint32_t)len;
-	if (is_chunked && len == 0) {
-		flow->buf.end = chunk_at;
-	} else if (is_chunked) {
-		write_chunk_head(flow->buf.data + chunk_at, len);
-		(void)buf_append(&flow->buf, "\r\n", 2);
+	if (source->is_done || !pass_body(x, flow)) {
+		if (!reserve(x, flow) && flow->buf.data == NULL)
+			return STEP_FAIL;
+		if (buf_space(&flow->buf) <= (is_chunked ? CHUNK_HEAD_BYTES + TAIL_BYTES : 0))
+			return STEP_DONE; /* a head fills it: send that first */
+		if (!source->is_done)
+			step = is_chunked ? fill_chunk(x, flow) : fill_plain(x, flow);
 	}
 	if (step == STEP_DONE && source->is_done) {
 		if (is_chunked)
@@ -69,6 +108,39 @@ enum step flow_fill(struct exchange *x, struct flow *flow, struct body_source *s
 static void end_body(struct body_source *source)
 {
 	source->is_done = true;
+}
+
+/* Bytes of a body that is not chunked. */
+static void count(struct body_source *source, size_t len)
+{
+	source->total += (int64_t)len;
+	if (source->framing != FRAMING_LENGTH)
+		return;
+	source->left -= (int64_t)len;
+	if (source->left == 0)
+		end_body(source);
+}
+
+/* What came behind a head stays where it is, and what flow->buf holds (the head that is written anew) goes before
+ * it, where the old one was. */
+bool body_pass(struct exchange *x, const struct body_reader *reader, struct flow *flow)
+{
+	struct body_source *source = reader->source;
+	struct buf *in = reader->in;
+	size_t before = buf_len(&flow->buf), len = buf_len(in);
+	bool is_plain = source->framing == FRAMING_LENGTH || source->framing == FRAMING_CLOSE;
+	if (len == 0 || !is_plain || flow->framing == FRAMING_CHUNKED || before > in->start ||
+	    (source->framing == FRAMING_LENGTH && (int64_t)len > source->left))
+		return false;
+	in->start -= (uint32_t)before;
+	if (before > 0)
+		memcpy(buf_at(in), buf_at(&flow->buf), before);
+	buf_release(&flow->buf, &x->worker->bufs);
+	flow->buf = *in;
+	*in = (struct buf){ 0 };
+	flow->is_bulky = len >= BUF_BYTES;
+	count(source, len);
+	return true;
 }
 
 static enum step read_counted(struct exchange *x, const struct body_reader *reader, char *dst,
@@ -97,13 +169,8 @@ static enum step read_counted(struct exchange *x, const struct body_reader *read
 	}
 	if (step != STEP_DONE)
 		return step == STEP_EOF ? STEP_FAIL : step;
-	source->total += (int64_t)len;
 	*ret_len = len;
-	if (source->framing == FRAMING_LENGTH) {
-		source->left -= (int64_t)len;
-		if (source->left == 0)
-			end_body(source);
-	}
+	count(source, len);
 	return STEP_DONE;
 }
 
@@ -114,6 +181,10 @@ static enum step take_trailers(struct exchange *x, const struct body_reader *rea
 	if (section->len == 0) {
 		end_body(source);
 		return STEP_DONE;
+	}
+	if (section->len > TRAILERS_MAX) {
+		source->reason = WIRE_BAD_TRAILER;
+		return STEP_FAIL;
 	}
 	uint32_t cnt = 0;
 	char *copy = arena_strndup(&x->arena, section->at, section->len);
@@ -183,11 +254,13 @@ static enum step read_chunked(struct exchange *x, const struct body_reader *read
 			buf_release_if_empty(reader->in, &x->worker->bufs);
 			return step;
 		}
-		if (!buf_reserve(reader->in, &x->worker->bufs) || buf_space(reader->in) == 0) {
-			if (buf_len(reader->in) > 0) /* a trailer section larger than a buffer */
-				reader->source->reason = WIRE_BAD_TRAILER;
+		if (buf_len(reader->in) > TRAILERS_MAX) { /* nothing else is left unused */
+			reader->source->reason = WIRE_BAD_TRAILER;
 			return STEP_FAIL;
 		}
+		if (!buf_reserve_large(reader->in, &x->worker->bufs) &&
+		    !buf_grow(reader->in, &x->worker->bufs))
+			return STEP_FAIL;
 		size_t len = 0;
 		step = reader->recv(x, buf_tail(reader->in), buf_space(reader->in), &len);
 		if (step != STEP_DONE) {

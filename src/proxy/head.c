@@ -19,7 +19,7 @@ static void put(struct writer *w, const char *s, size_t len)
 	if (w->has_failed || len == 0)
 		return;
 	if (len > buf_space(w->buf)) {
-		if (w->buf->cap == BUF_HEAD_BYTES || !buf_grow(w->buf, &w->x->worker->bufs) ||
+		if (w->buf->cap == BUF_LARGE_BYTES || !buf_grow(w->buf, &w->x->worker->bufs) ||
 		    len > buf_space(w->buf)) {
 			w->has_failed = true;
 			return;

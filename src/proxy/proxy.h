@@ -181,6 +181,7 @@ struct flow {
 	enum framing framing; /* of the receiving side */
 	bool is_ended;        /* the last byte, framing included, is in buf or was sent */
 	bool has_failed;      /* the receiving side takes no more */
+	bool is_bulky;        /* much came at a time last */
 	uint64_t sent_bytes;
 };
 
@@ -191,9 +192,11 @@ struct client_side {
 	/* STEP_DONE: exchange->request is filled. STEP_FAIL: exchange->reply says what to answer
 	 * (0: just close). */
 	enum step (*read_head)(struct exchange *x);
-	/* Appends payload to flow->buf. STEP_DONE: something came or the body is at its end
-	 * (request_body.is_done). */
+	/* Reads payload. STEP_DONE: something came or the body is at its end (request_body.is_done). */
 	enum step (*read_body)(struct exchange *x, char *dst, size_t cap, size_t *ret_len);
+	/* What of the body lies in the side's own buffer is appended to flow->buf without a copy: the buffers
+	 * change places. False: nothing was done. */
+	bool (*pass_body)(struct exchange *x, struct flow *flow);
 	/* Puts the head of the answer into to_client.buf. false: it does not fit. */
 	bool (*write_head)(struct exchange *x, const struct wire_h1_response *response);
 	/* Sends what to_client.buf holds. */
@@ -208,6 +211,7 @@ struct upstream_side {
 	enum step (*flush)(struct exchange *x);
 	enum step (*read_head)(struct exchange *x, struct wire_h1_response *ret_response);
 	enum step (*read_body)(struct exchange *x, char *dst, size_t cap, size_t *ret_len);
+	bool (*pass_body)(struct exchange *x, struct flow *flow);
 	/* Back to the pool if nothing speaks against it. */
 	void (*finish)(struct exchange *x);
 	void (*abort)(struct exchange *x);
@@ -303,11 +307,9 @@ bool head_write_response(struct exchange *x, const struct wire_h1_response *resp
 bool head_write_reply(struct exchange *x);
 void head_write_trailers(struct flow *flow, const struct body_source *source);
 
-/* Flows (flow.c): fills flow->buf from a side's body and frames it. STEP_DONE: flow->buf has bytes
+/* Flows (flow.c): fills flow->buf from the other side's body and frames it. STEP_DONE: flow->buf has bytes
  * or flow->is_ended. */
-enum step flow_fill(struct exchange *x, struct flow *flow, struct body_source *source,
-		    enum step (*read_body)(struct exchange *x, char *dst, size_t cap,
-					   size_t *ret_len));
+enum step flow_fill(struct exchange *x, struct flow *flow);
 /* Reads payload out of in (what came with the head) and then by recv. Shared by both sides. */
 struct body_reader {
 	struct body_source *source;
@@ -317,6 +319,7 @@ struct body_reader {
 };
 enum step body_read(struct exchange *x, const struct body_reader *reader, char *dst, size_t cap,
 		    size_t *ret_len);
+bool body_pass(struct exchange *x, const struct body_reader *reader, struct flow *flow);
 
 /* ---- conn ---- */
 enum conn_state {

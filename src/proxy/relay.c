@@ -9,7 +9,7 @@ enum move relay_request(struct exchange *x)
 	struct flow *flow = &x->to_upstream;
 	for (int round = 0; !flow->has_failed; round++) {
 		/* A head and the first bytes of its body go out together. */
-		enum step filled = flow_fill(x, flow, &x->request_body, x->client->read_body);
+		enum step filled = flow_fill(x, flow);
 		if (filled == STEP_FAIL)
 			return x->request_body.reason != WIRE_OK
 				       ? exchange_reply_with(x, 400, EXCHANGE_END_BAD_REQUEST)
@@ -153,7 +153,7 @@ enum move relay_answer(struct exchange *x)
 {
 	struct flow *flow = &x->to_client;
 	for (int round = 0;; round++) {
-		enum step filled = flow_fill(x, flow, &x->response_body, x->upstream->read_body);
+		enum step filled = flow_fill(x, flow);
 		enum step sent = x->client->flush(x);
 		if (sent == STEP_FAIL)
 			return exchange_give_up(x, EXCHANGE_END_CLIENT_GONE);

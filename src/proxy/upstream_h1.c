@@ -3,6 +3,8 @@
 
 #include "proxy.h"
 
+#define HEAD_ROOM 512
+
 static enum step flush(struct exchange *x)
 {
 	struct flow *flow = &x->to_upstream;
@@ -58,6 +60,19 @@ static enum step take_head(struct exchange *x, size_t head_len, struct wire_h1_r
 	return STEP_DONE;
 }
 
+/* A head, and as much of the body as is there. The head that is written for the client may be longer than the one
+ * that came, and goes before the body all the same (body_pass). */
+static bool make_room(struct exchange *x)
+{
+	struct buf_pool *bufs = &x->worker->bufs;
+	if (x->up_in.data != NULL)
+		return buf_reserve(&x->up_in, bufs) || buf_grow(&x->up_in, bufs);
+	if (!buf_reserve_large(&x->up_in, bufs))
+		return false;
+	x->up_in.start = x->up_in.end = HEAD_ROOM;
+	return true;
+}
+
 static enum step read_head(struct exchange *x, struct wire_h1_response *ret_response)
 {
 	for (;;) {
@@ -76,8 +91,7 @@ static enum step read_head(struct exchange *x, struct wire_h1_response *ret_resp
 			x->response_body.reason = WIRE_HEAD_TOO_LARGE;
 			return STEP_FAIL;
 		}
-		if (!buf_reserve(&x->up_in, &x->worker->bufs) &&
-		    !buf_grow(&x->up_in, &x->worker->bufs))
+		if (!make_room(x))
 			return STEP_FAIL;
 		size_t len = 0;
 		enum step step = recv_some(x, buf_tail(&x->up_in), buf_space(&x->up_in), &len);
@@ -89,10 +103,21 @@ static enum step read_head(struct exchange *x, struct wire_h1_response *ret_resp
 	}
 }
 
+static struct body_reader reader_of(struct exchange *x)
+{
+	return (struct body_reader){ &x->response_body, &x->up_in, recv_some,
+				     x->worker->settings.field_cnt };
+}
+
+static bool pass_body(struct exchange *x, struct flow *flow)
+{
+	struct body_reader reader = reader_of(x);
+	return body_pass(x, &reader, flow);
+}
+
 static enum step read_body(struct exchange *x, char *dst, size_t cap, size_t *ret_len)
 {
-	struct body_reader reader = { &x->response_body, &x->up_in, recv_some,
-				      x->worker->settings.field_cnt };
+	struct body_reader reader = reader_of(x);
 	return body_read(x, &reader, dst, cap, ret_len);
 }
 
@@ -119,6 +144,7 @@ const struct upstream_side upstream_h1 = {
 	.flush = flush,
 	.read_head = read_head,
 	.read_body = read_body,
+	.pass_body = pass_body,
 	.finish = finish,
 	.abort = abort_upstream,
 };

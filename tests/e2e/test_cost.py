@@ -61,9 +61,9 @@ def test_a_request_allocates_nothing(t):
     assert len(o.connections) == 1
 
 
-def test_a_request_costs_two_receives_and_two_sends(t):
+def check_calls(t, body):
     t.need("strace")
-    p, o, c = started(t)
+    p, o, c = started(t, fixed(body))
 
     def name(task):
         with open(f"/proc/{p.pid}/task/{task}/comm") as f:
@@ -74,7 +74,7 @@ def test_a_request_costs_two_receives_and_two_sends(t):
     t.cleanup(tracer.kill)
     assert "attached" in tracer.stderr.readline()
     for ix in range(REQUESTS):
-        assert c.get(f"/{ix}").body == b"hello"
+        assert c.get(f"/{ix}").body == body
     tracer.terminate()
     tracer.wait(10)
     tracer.stderr.close()
@@ -86,6 +86,14 @@ def test_a_request_costs_two_receives_and_two_sends(t):
     assert "epoll_ctl" not in count and sum(count.values()) <= 4 * REQUESTS + 20, count
     assert calls.count("epoll_wait") <= 2 * REQUESTS + 20, count
     assert len(o.connections) == 1
+
+
+def test_a_request_costs_two_receives_and_two_sends(t):
+    check_calls(t, b"hello")
+
+
+def test_so_does_one_with_a_longer_answer(t):
+    check_calls(t, os.urandom(32 << 10))
 
 
 if __name__ == "__main__":

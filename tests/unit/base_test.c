@@ -66,6 +66,35 @@ START_TEST(buf_keeps_bytes_when_it_moves)
 }
 END_TEST
 
+START_TEST(buf_large_while_few_are_lent)
+{
+	struct buf_pool pool = { 0 };
+	struct buf b[BUF_LARGE_LENT_MAX + 1] = { 0 };
+	for (size_t i = 0; i < SP_ARRAY_LEN(b); i++)
+		ck_assert(buf_reserve_large(&b[i], &pool));
+	ck_assert_uint_eq(b[BUF_LARGE_LENT_MAX - 1].cap, BUF_LARGE_BYTES);
+	ck_assert_uint_eq(b[BUF_LARGE_LENT_MAX].cap, BUF_BYTES);
+	ck_assert_uint_eq(pool.used_large_cnt, BUF_LARGE_LENT_MAX);
+	struct buf *last = &b[BUF_LARGE_LENT_MAX];
+	ck_assert(buf_append(last, "kept", 4));
+	ck_assert(buf_reserve_large(last, &pool));
+	ck_assert_uint_eq(last->cap, BUF_BYTES);
+	buf_release(&b[0], &pool);
+	ck_assert(buf_reserve_large(last, &pool));
+	ck_assert_uint_eq(last->cap, BUF_LARGE_BYTES);
+	ck_assert_mem_eq(buf_at(last), "kept", 4);
+	/* A head has to fit, however many are lent. */
+	ck_assert(buf_reserve(&b[0], &pool));
+	ck_assert(buf_grow(&b[0], &pool));
+	for (size_t i = 0; i < SP_ARRAY_LEN(b); i++)
+		buf_release(&b[i], &pool);
+	ck_assert_uint_eq(pool.used_cnt, 0);
+	ck_assert_uint_eq(pool.used_large_cnt, 0);
+	ck_assert_uint_eq(pool.free_cnt[1], BUF_POOL_KEEP_LARGE);
+	buf_pool_fini(&pool);
+}
+END_TEST
+
 static const struct {
 	const char *in;
 	size_t len, cap;
@@ -160,6 +189,7 @@ int main(void)
 	tcase_add_test(tc, arena_stops_at_its_cap);
 	tcase_add_test(tc, arena_reuses_cached_blocks);
 	tcase_add_test(tc, buf_keeps_bytes_when_it_moves);
+	tcase_add_test(tc, buf_large_while_few_are_lent);
 	tcase_add_loop_test(tc, escape_rows, 0, SP_ARRAY_LEN(escapes));
 	tcase_add_test(tc, err_has_text_and_name);
 	tcase_add_test(tc, jitter_stays_in_its_band);
