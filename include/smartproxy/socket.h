@@ -10,6 +10,9 @@
  * STEP_FAIL. Never SIGPIPE. */
 enum step socket_recv(int fd, void *dst, size_t cap, size_t *ret_len);
 enum step socket_send(int fd, const void *src, size_t len, size_t *ret_len);
+/* The same, of what an end, or more of it, follows at once: the kernel may wait for that, and sends a last segment
+ * with its FIN in it. */
+enum step socket_send_last(int fd, const void *src, size_t len, size_t *ret_len);
 
 /* Begins to connect; the caller owns the descriptor, which is writable or broken when it is decided. ERR_NETWORK:
  * refused at once, which is the other side's fault, *reterr_why (static) says how; ERR_LIMIT: this machine has no

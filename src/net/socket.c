@@ -22,16 +22,26 @@ enum step socket_recv(int fd, void *dst, size_t cap, size_t *ret_len)
 	return STEP_DONE;
 }
 
-enum step socket_send(int fd, const void *src, size_t len, size_t *ret_len)
+static enum step send_with(int fd, const void *src, size_t len, int flags, size_t *ret_len)
 {
 	ssize_t n;
 	do {
-		n = send(fd, src, len, MSG_NOSIGNAL);
+		n = send(fd, src, len, flags | MSG_NOSIGNAL);
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == EAGAIN || errno == EWOULDBLOCK ? STEP_WRITE : STEP_FAIL;
 	*ret_len = (size_t)n;
 	return STEP_DONE;
+}
+
+enum step socket_send(int fd, const void *src, size_t len, size_t *ret_len)
+{
+	return send_with(fd, src, len, 0, ret_len);
+}
+
+enum step socket_send_last(int fd, const void *src, size_t len, size_t *ret_len)
+{
+	return send_with(fd, src, len, MSG_MORE, ret_len);
 }
 
 /* Returns an errno, 0: begun. Urgent bytes keep their place among the others (RFC 6093, 6). */

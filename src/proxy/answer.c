@@ -91,12 +91,13 @@ enum move answer_send(struct exchange *x)
 			x->reply_text += len;
 			x->reply_text_len -= len;
 		}
+		x->to_client.is_ended = x->reply_text_len == 0;
 		enum step step = x->client->flush(x);
 		if (step == STEP_FAIL)
 			return exchange_give_up(x, EXCHANGE_END_CLIENT_GONE);
 		if (step != STEP_DONE)
 			return MOVE_WAIT;
-		if (x->reply_text_len == 0)
+		if (x->to_client.is_ended)
 			return exchange_set_state(x, EXCHANGE_FINISH);
 	}
 }

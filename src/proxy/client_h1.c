@@ -135,9 +135,16 @@ static enum step read_body(struct exchange *x, char *dst, size_t cap, size_t *re
 	return step;
 }
 
+/* The connection ends behind this answer. */
+static bool is_last(const struct exchange *x)
+{
+	return x->wants_close || !x->request_body.is_done || x->to_client.framing == FRAMING_CLOSE;
+}
+
 static enum step flush(struct exchange *x)
 {
 	struct flow *flow = &x->to_client;
+	x->conn->is_ending = flow->is_ended && is_last(x);
 	while (buf_len(&flow->buf) > 0) {
 		size_t len = 0;
 		enum step step = conn_send(x->conn, buf_at(&flow->buf), buf_len(&flow->buf), &len);
@@ -154,7 +161,8 @@ static enum step flush(struct exchange *x)
 static void finish(struct exchange *x)
 {
 	struct conn *conn = x->conn;
-	if (x->wants_close || !x->request_body.is_done || x->to_client.framing == FRAMING_CLOSE) {
+	if (is_last(x)) {
+		conn->has_last_request = x->request.wants_close && x->request_body.is_done;
 		conn_linger(conn);
 		return;
 	}

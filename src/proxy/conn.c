@@ -157,8 +157,13 @@ enum step conn_send(struct conn *conn, const void *src, size_t len, size_t *ret_
 {
 	if (!conn->is_writable)
 		return STEP_WRITE;
-	enum step step = conn->tls != NULL ? tls_conn_write(conn->tls, src, len, ret_len)
-					   : socket_send(conn->io.fd, src, len, ret_len);
+	enum step step;
+	if (conn->tls != NULL)
+		step = tls_conn_write(conn->tls, src, len, ret_len);
+	else if (conn->is_ending)
+		step = socket_send_last(conn->io.fd, src, len, ret_len);
+	else
+		step = socket_send(conn->io.fd, src, len, ret_len);
 	if (step == STEP_WRITE)
 		conn->is_writable = false;
 	else if (step == STEP_DONE)
@@ -217,6 +222,15 @@ static bool step_tunnel(struct conn *conn)
 
 /* ---- the end ---- */
 
+/* Nothing is left to be read, and nothing more will come: the client has ended, or has said that it would send no more
+ * (RFC 9112, 9.6; in TLS it still sends its close_notify). */
+static bool has_read_all(const struct conn *conn)
+{
+	bool is_silent = conn->has_last_request && conn->tls == NULL && !conn->is_readable &&
+			 buf_len(&conn->in) == 0;
+	return conn->has_eof || is_silent;
+}
+
 void conn_linger(struct conn *conn)
 {
 	if (conn->state >= CONN_LINGER)
@@ -227,7 +241,7 @@ void conn_linger(struct conn *conn)
 		conn->end = EXCHANGE_END_ANSWERED;
 	if (conn->tls != NULL)
 		(void)tls_conn_close_notify(conn->tls);
-	if (conn->has_eof) { /* all was read: a close is a FIN */
+	if (has_read_all(conn)) { /* a close is a FIN */
 		conn_close(conn);
 		return;
 	}

@@ -287,6 +287,27 @@ def test_connection_close_is_honoured(t):
     assert c.wait_closed() == b""
 
 
+def test_a_last_answer_reaches_a_slow_reader_whole(t):
+    """The connection is closed behind it, when the client has said that it sends no more; what it reads is a FIN."""
+    port, _, _ = one(t, big(8 * MIB))
+    for body, headers in ((None, [("Connection", "close")]), (b"x" * 1000, [("Connection", "close")])):
+        c = t.connect(port, rcvbuf=16384)
+        r = c.request("POST" if body else "GET", headers=headers, body=body).response()
+        assert r.status == 200 and len(r.body) == 8 * MIB
+        assert c.sock.recv(1) == b""
+
+
+def test_a_last_answer_is_not_lost_to_bytes_behind_its_request(t):
+    """A reset, which a close would be while they are unread, could take the answer from a client that has not read it yet."""
+    port, _, _ = one(t, big(MIB))
+    for more in (b"\r\n", b"x" * 100, b"x" * 300000):
+        c = t.connect(port, rcvbuf=16384)
+        c.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" + more)
+        r = c.response()
+        assert r.status == 200 and len(r.body) == MIB, more[:2]
+        assert c.sock.recv(1) == b""
+
+
 def test_answers_that_end_with_the_connection(t):
     port, o, _ = one(t, raw(b"HTTP/1.1 200 OK\r\n\r\nuntil the end", close=True), fixed(b"next"))
     c = t.connect(port)
