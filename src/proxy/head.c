@@ -1,32 +1,41 @@
 /* What is written: request heads to targets, answers and replies to clients. Always from the parsed
- * form, never copied. */
+ * form; lines that came just as they are to be written are copied together. */
 #include <string.h>
 
 #include "proxy.h"
 #include "smartproxy/text.h"
 
-/* Appends to a flow's buffer, which grows to the head size once; afterwards a lack of room marks
- * the writer failed. */
+/* Appends to a flow's buffer, which grows to the head size once; afterwards a lack of room marks the writer
+ * failed, and what is still written is taken back by finish. */
 struct writer {
 	struct exchange *x;
 	struct buf *buf;
+	char *at, *end;    /* free part of buf; buf->end is set by finish */
 	size_t len_before; /* what buf held at the start, to go back to */
 	bool has_failed;
 };
 
-static void put(struct writer *w, const char *s, size_t len)
+static bool grow(struct writer *w, size_t len)
 {
-	if (w->has_failed || len == 0)
-		return;
-	if (len > buf_space(w->buf)) {
-		if (w->buf->cap == BUF_LARGE_BYTES || !buf_grow(w->buf, &w->x->worker->bufs) ||
-		    len > buf_space(w->buf)) {
-			w->has_failed = true;
-			return;
-		}
+	struct buf *buf = w->buf;
+	buf->end = (uint32_t)(w->at - buf->data);
+	if (w->has_failed || buf->cap == BUF_LARGE_BYTES || !buf_grow(buf, &w->x->worker->bufs) ||
+	    len > buf_space(buf)) {
+		w->has_failed = true;
+		return false;
 	}
-	memcpy(buf_tail(w->buf), s, len);
-	w->buf->end += (uint32_t)len;
+	w->at = buf_tail(buf);
+	w->end = w->at + buf_space(buf);
+	return true;
+}
+
+/* Inlined: most of what is put is a literal, which then is a few stores. */
+__attribute__((always_inline)) static inline void put(struct writer *w, const char *s, size_t len)
+{
+	if (!SP_LIKELY(len <= (size_t)(w->end - w->at)) && !grow(w, len))
+		return;
+	memcpy(w->at, s, len);
+	w->at += len;
 }
 
 static void put_text(struct writer *w, const char *s)
@@ -52,6 +61,14 @@ static void put_number(struct writer *w, uint64_t value)
 	put(w, digits + at, sizeof(digits) - at);
 }
 
+/* Whether its line was sent as it is written: "name: value" and CRLF, with no other white space. */
+static bool is_canonical(const struct wire_field *field)
+{
+	const struct wire_span *value = &field->value;
+	return value->at == field->name.at + field->name.len + 2 && value->at[-1] == ' ' &&
+	       value->at[value->len] == '\r';
+}
+
 static void put_field(struct writer *w, const struct wire_field *field)
 {
 	put_span(w, &field->name);
@@ -60,74 +77,106 @@ static void put_field(struct writer *w, const struct wire_field *field)
 	PUT(w, "\r\n");
 }
 
+#define ID(id) (UINT64_C(1) << (id))
+
+/* All but those that are dropped or among left_out (bits of ids). Neighbours that were sent as they are written go
+ * in one piece. Returns the ids that there were. */
+static uint64_t put_fields(struct writer *w, const struct wire_field *fields, uint32_t cnt,
+			   uint64_t left_out)
+{
+	uint64_t seen = 0;
+	const char *run = "", *run_end = run; /* lines to be put */
+	for (const struct wire_field *field = fields; field < fields + cnt; field++) {
+		seen |= ID(field->id);
+		if (field->is_dropped || (left_out & ID(field->id)) != 0)
+			continue;
+		if (!is_canonical(field)) {
+			put(w, run, (size_t)(run_end - run));
+			put_field(w, field);
+			run = run_end = "";
+			continue;
+		}
+		if (field->name.at != run_end) {
+			put(w, run, (size_t)(run_end - run));
+			run = field->name.at;
+		}
+		run_end = field->value.at + field->value.len + 2;
+	}
+	put(w, run, (size_t)(run_end - run));
+	return seen;
+}
+
 static bool start(struct writer *w, struct exchange *x, struct buf *buf)
 {
-	*w = (struct writer){ .x = x, .buf = buf, .len_before = buf_len(buf) };
-	return buf_reserve(buf, &x->worker->bufs) || buf_grow(buf, &x->worker->bufs);
+	if (!buf_reserve(buf, &x->worker->bufs) && !buf_grow(buf, &x->worker->bufs))
+		return false;
+	*w = (struct writer){ .x = x,
+			      .buf = buf,
+			      .at = buf_tail(buf),
+			      .end = buf_tail(buf) + buf_space(buf),
+			      .len_before = buf_len(buf) };
+	return true;
 }
 
 /* A head that does not fit is taken back whole: another one may follow in its place. */
 static bool finish(struct writer *w)
 {
-	if (w->has_failed)
-		w->buf->end = w->buf->start + (uint32_t)w->len_before;
+	w->buf->end = w->has_failed ? w->buf->start + (uint32_t)w->len_before
+				    : (uint32_t)(w->at - w->buf->data);
 	return !w->has_failed;
 }
 
 /* ---- to targets ---- */
 
-/* The client's own address is what this edge knows; what the client said of itself is not passed
- * on. */
-static bool is_rewritten(enum wire_field_id id)
-{
-	switch (id) {
-	case WIRE_FIELD_HOST:
-	case WIRE_FIELD_CONTENT_LENGTH:
-	case WIRE_FIELD_TRANSFER_ENCODING:
-	case WIRE_FIELD_CONNECTION:
-	case WIRE_FIELD_EXPECT:
-	case WIRE_FIELD_TE:
-	case WIRE_FIELD_UPGRADE:
-	case WIRE_FIELD_X_FORWARDED_FOR:
-	case WIRE_FIELD_X_FORWARDED_PROTO:
-	case WIRE_FIELD_X_FORWARDED_HOST:
-	case WIRE_FIELD_X_FORWARDED_PORT:
-	case WIRE_FIELD_FORWARDED:
-		return true;
-	default:
-		return false;
-	}
-}
+/* The client's own address is what this edge knows; what the client said of itself is not passed on. */
+#define REWRITTEN                                                                                 \
+	(ID(WIRE_FIELD_HOST) | ID(WIRE_FIELD_CONTENT_LENGTH) | ID(WIRE_FIELD_TRANSFER_ENCODING) | \
+	 ID(WIRE_FIELD_CONNECTION) | ID(WIRE_FIELD_EXPECT) | ID(WIRE_FIELD_TE) |                  \
+	 ID(WIRE_FIELD_UPGRADE) | ID(WIRE_FIELD_X_FORWARDED_FOR) |                                \
+	 ID(WIRE_FIELD_X_FORWARDED_PROTO) | ID(WIRE_FIELD_X_FORWARDED_HOST) |                     \
+	 ID(WIRE_FIELD_X_FORWARDED_PORT) | ID(WIRE_FIELD_FORWARDED))
 
 static void put_forwarded(struct writer *w)
 {
 	const struct exchange *x = w->x;
-	const struct conn *conn = x->conn;
-	char ip[ADDR_TEXT_MAX];
-	(void)addr_format_ip(ip, sizeof(ip), &conn->client);
-	const char *proto = conn->tls != NULL ? "https" : "http";
+	struct conn *conn = x->conn;
+	if (conn->client_text_len == 0) {
+		char text[ADDR_TEXT_MAX];
+		(void)addr_format_ip(text, sizeof(text), &conn->client);
+		conn->client_text_len = (uint8_t)strlen(text);
+		SP_ASSERT(conn->client_text_len <= sizeof(conn->client_text));
+		memcpy(conn->client_text, text, conn->client_text_len);
+	}
+	struct wire_span ip = { conn->client_text, conn->client_text_len };
+	bool is_v6 = conn->client.sa.sa_family == AF_INET6;
 	PUT(w, "X-Forwarded-For: ");
-	put_text(w, ip);
-	PUT(w, "\r\nX-Forwarded-Proto: ");
-	put_text(w, proto);
+	put_span(w, &ip);
+	if (conn->tls != NULL)
+		PUT(w, "\r\nX-Forwarded-Proto: https\r\n");
+	else
+		PUT(w, "\r\nX-Forwarded-Proto: http\r\n");
 	if (x->request.host.len > 0) {
-		PUT(w, "\r\nX-Forwarded-Host: ");
+		PUT(w, "X-Forwarded-Host: ");
 		put_span(w, &x->request.host);
+		PUT(w, "\r\n");
 	}
 	/* RFC 7239, 4 and 6: an IPv6 address is bracketed and quoted, a host may hold ':' and is
 	 * quoted. */
-	bool is_v6 = strchr(ip, ':') != NULL;
-	put_text(w, is_v6 ? "\r\nForwarded: for=\"[" : "\r\nForwarded: for=");
-	put_text(w, ip);
-	put_text(w, is_v6 ? "]\"" : "");
+	PUT(w, "Forwarded: for=");
+	if (is_v6)
+		PUT(w, "\"[");
+	put_span(w, &ip);
+	if (is_v6)
+		PUT(w, "]\"");
 	if (x->request.host.len > 0) {
 		PUT(w, ";host=\"");
 		put_span(w, &x->request.host);
 		PUT(w, "\"");
 	}
-	PUT(w, ";proto=");
-	put_text(w, proto);
-	PUT(w, "\r\n");
+	if (conn->tls != NULL)
+		PUT(w, ";proto=https\r\n");
+	else
+		PUT(w, ";proto=http\r\n");
 }
 
 static void put_request_framing(struct writer *w)
@@ -162,11 +211,7 @@ bool head_write_request(struct exchange *x)
 	else
 		put_text(&w, upstream_name(x->to.up->upstream));
 	PUT(&w, "\r\n");
-	for (uint32_t i = 0; i < request->field_cnt; i++) {
-		const struct wire_field *field = &request->fields[i];
-		if (!field->is_dropped && !is_rewritten(field->id))
-			put_field(&w, field);
-	}
+	(void)put_fields(&w, request->fields, request->field_cnt, REWRITTEN);
 	put_forwarded(&w);
 	put_request_framing(&w);
 	PUT(&w, "\r\n");
@@ -240,24 +285,18 @@ bool head_write_response(struct exchange *x, const struct wire_h1_response *resp
 	if (!start(&w, x, &x->to_client.buf))
 		return false;
 	put_status(&w, response->status, &response->reason_phrase);
-	bool has_date = false;
 	bool is_final = response->status >= 200;
 	bool is_upgrade = response->status == 101;
-	for (uint32_t i = 0; i < response->field_cnt; i++) {
-		const struct wire_field *field = &response->fields[i];
-		has_date |= field->id == WIRE_FIELD_DATE;
-		if (field->is_dropped || field->id == WIRE_FIELD_CONTENT_LENGTH ||
-		    field->id == WIRE_FIELD_TRANSFER_ENCODING ||
-		    field->id == WIRE_FIELD_CONNECTION || field->id == WIRE_FIELD_UPGRADE)
-			continue;
-		put_field(&w, field);
-	}
+	uint64_t seen =
+		put_fields(&w, response->fields, response->field_cnt,
+			   ID(WIRE_FIELD_CONTENT_LENGTH) | ID(WIRE_FIELD_TRANSFER_ENCODING) |
+				   ID(WIRE_FIELD_CONNECTION) | ID(WIRE_FIELD_UPGRADE));
 	if ((is_final || is_upgrade) && x->to.choice.wants_cookie)
 		put_sticky_cookie(&w);
 	if (is_upgrade)
 		PUT(&w, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
 	if (is_final) {
-		if (!has_date)
+		if ((seen & ID(WIRE_FIELD_DATE)) == 0)
 			put_date(&w);
 		if (x->to_client.framing == FRAMING_CHUNKED) {
 			PUT(&w, "Transfer-Encoding: chunked\r\n");

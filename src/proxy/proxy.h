@@ -365,7 +365,9 @@ struct conn {
 	 * known yet. The end of each exchange sets it to that exchange's. */
 	enum exchange_end end;
 	bool is_ip_counted;
-	uint8_t ipv6_prefix; /* that it was counted with */
+	uint8_t ipv6_prefix;                /* that it was counted with */
+	uint8_t client_text_len;            /* 0: client_text is not filled in yet */
+	char client_text[INET6_ADDRSTRLEN]; /* the client's IP address, without a NUL (head.c) */
 	uint64_t id;
 	struct tls_conn *tls; /* NULL: plain */
 	uint64_t slot_hash;   /* of the certificate slot in use */

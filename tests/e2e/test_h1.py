@@ -508,6 +508,36 @@ def test_forwarding_fields(t):
     assert "127.0.0.1" in r.header("forwarded", "") and "proto=http" in r.header("forwarded", ""), r.headers
 
 
+def test_heads_are_written_in_one_form(t):
+    """Whatever white space a head came with and whatever is left out of it: "name: value" is what goes on, in order."""
+    lines = ["A: 1", "B:2", "C:  3 ", "D: 4\t", "E:", "F:\t6", "Keep-Alive: x", "G: 7 7", "H: 8", "under_score: x", "I: 9 \t", "J: 10"]
+    kept = "A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: \r\nF: 6\r\nG: 7 7\r\nH: 8\r\nI: 9\r\nJ: 10\r\n"
+    sent = "\r\n".join(lines)
+    head = f"HTTP/1.1 299 As it is\r\n{sent}\r\nContent-Length: 02\r\nK: 11\r\nDate:  today\r\n\r\nok"
+    port, o, _ = one(t, raw(head.encode()))
+    for _ in range(2):  # a new connection and a kept one
+        c = t.connect(port)
+        c.send(f"GET /a?b HTTP/1.1\r\nX-Forwarded-For: 1.1.1.1\r\n{sent}\r\nHost: h.test\r\nTE: x\r\nK: 11\r\n\r\n")
+        got = b""
+        while not got.endswith(b"\r\n\r\nok"):
+            part = c.sock.recv(65536)
+            assert part, got
+            got += part
+        assert got.decode() == f"HTTP/1.1 299 As it is\r\n{kept}K: 11\r\nDate: today\r\nContent-Length: 2\r\n\r\nok", got
+        assert o.last.raw_head.decode() == f"GET /a?b HTTP/1.1\r\nHost: h.test\r\n{kept}K: 11\r\n" \
+            "X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: h.test\r\n" \
+            "Forwarded: for=127.0.0.1;host=\"h.test\";proto=http\r\n\r\n", o.last.raw_head
+
+
+def test_forwarded_of_an_ipv6_client_is_quoted(t):
+    port, o, _ = one(t, fixed())
+    c = t.connect(port, host="::1")
+    for _ in range(2):
+        c.get("/", host="h.test")
+        assert o.last.header("x-forwarded-for") == "::1"
+        assert o.last.header("forwarded") == 'for="[::1]";host="h.test";proto=http', o.last.headers
+
+
 def test_client_cannot_nominate_forwarding_fields_away(t):
     port, o, _ = one(t, fixed())
     t.connect(port).get("/", headers=[("Connection", "Host, X-Forwarded-For, Authorization, Content-Length"),
