@@ -34,7 +34,8 @@ static void fill(struct record *r, const struct access_record *record)
 		const struct wire_h1_request *request = &x->request;
 		(void)escape(r->method, sizeof(r->method), request->method_text.at,
 			     request->method_text.len);
-		(void)escape(r->host, sizeof(r->host), x->host, x->host_len);
+		(void)escape(r->host, sizeof(r->host), x->request.host_name,
+			     x->request.host_name_len);
 		(void)escape(r->target, sizeof(r->target), request->target.at, request->target.len);
 	}
 	r->kind = x == NULL ? "tunnel" : record->status == 101 ? "websocket" : "http";

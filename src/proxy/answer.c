@@ -8,18 +8,18 @@ enum move answer_redirect(struct exchange *x)
 {
 	const struct config_action_data *action = &x->route->config->action;
 	struct route_redirect values = {
-		.host = { x->host, (uint32_t)x->host_len },
+		.host = { x->request.host_name, (uint32_t)x->request.host_name_len },
 		.path = x->request.path,
 		.query = x->request.query,
 		.port = x->conn->port,
 	};
 	if (x->request.target_form == WIRE_TARGET_ASTERISK)
 		values.path = (struct wire_span){ "/", 1 };
-	if (x->host_len == 0 && strstr(action->location, "{host}") != NULL)
+	if (x->request.host_name_len == 0 && strstr(action->location, "{host}") != NULL)
 		return exchange_reply_with(x, 400, EXCHANGE_END_BAD_REQUEST);
 	size_t cap = strlen(action->location) + 1;
 	for (const char *at = action->location; (at = strchr(at, '{')) != NULL; at++)
-		cap += x->host_len + 3 * (size_t)x->request.target.len + 8;
+		cap += x->request.host_name_len + 3 * (size_t)x->request.target.len + 8;
 	if (cap > LOCATION_MAX)
 		cap = LOCATION_MAX;
 	char *dst = arena_alloc(&x->arena, cap);

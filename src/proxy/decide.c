@@ -4,13 +4,9 @@
 
 #include "exchange.h"
 
-static bool normalise_target(struct exchange *x)
+static bool normalise_path(struct exchange *x)
 {
 	const struct wire_h1_request *request = &x->request;
-	uint16_t port = 0;
-	if (request->host.len > 0 &&
-	    !wire_host_normalise(request->host.at, request->host.len, x->host, &x->host_len, &port))
-		return false;
 	if (request->target_form == WIRE_TARGET_ASTERISK ||
 	    request->target_form == WIRE_TARGET_AUTHORITY)
 		return true; /* no path: only routes without one match */
@@ -29,8 +25,9 @@ static bool find_challenge(struct exchange *x, const struct generation *g)
 		return false;
 	if (x->request.method != WIRE_METHOD_GET && x->request.method != WIRE_METHOD_HEAD)
 		return false;
-	return challenge_find(x->worker->challenges, x->host, x->host_len, path->at + prefix_len,
-			      path->len - prefix_len, x->challenge, &x->reply_text_len);
+	return challenge_find(x->worker->challenges, x->request.host_name, x->request.host_name_len,
+			      path->at + prefix_len, path->len - prefix_len, x->challenge,
+			      &x->reply_text_len);
 }
 
 /* A certificate was chosen by SNI: a request for a name of another certificate, or for one whose connections are
@@ -39,12 +36,13 @@ static bool is_misdirected(const struct exchange *x, const struct generation *g)
 static bool is_misdirected(const struct exchange *x, const struct generation *g)
 {
 	const struct conn *conn = x->conn;
-	if (conn->tls == NULL || !conn->has_sni || x->host_len == 0)
+	if (conn->tls == NULL || !conn->has_sni || x->request.host_name_len == 0)
 		return false;
-	const struct tls_slot *slot = route_find_slot(g->routes, conn->port, x->host, x->host_len);
+	const struct tls_slot *slot = route_find_slot(g->routes, conn->port, x->request.host_name,
+						      x->request.host_name_len);
 	return slot == NULL || tls_slot_hash(slot) != conn->slot_hash ||
-	       route_host_is_tunnelled(g->routes, &conn->listen, &conn->client, x->host,
-				       x->host_len);
+	       route_host_is_tunnelled(g->routes, &conn->listen, &conn->client,
+				       x->request.host_name, x->request.host_name_len);
 }
 
 enum verdict { VERDICT_ROUTE, VERDICT_CHALLENGE, VERDICT_NONE, VERDICT_MISDIRECTED };
@@ -56,8 +54,8 @@ static enum verdict decide(struct exchange *x)
 	struct route_request want = {
 		.port = conn->port,
 		.listen_addr = &conn->listen,
-		.host = x->host,
-		.host_len = x->host_len,
+		.host = x->request.host_name,
+		.host_len = x->request.host_name_len,
 		.path = x->path,
 		.path_len = x->path_len,
 		.method = x->request.method_text,
@@ -90,7 +88,7 @@ enum move decide_route(struct exchange *x)
 	x->path = arena_alloc(&x->arena, (size_t)x->request.path.len + 1);
 	if (x->path == NULL)
 		return exchange_reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
-	if (!normalise_target(x))
+	if (!normalise_path(x))
 		return exchange_reply_with(x, 400, EXCHANGE_END_BAD_REQUEST);
 	switch (decide(x)) {
 	case VERDICT_CHALLENGE:

@@ -351,7 +351,7 @@ struct exchange *exchange_new(struct conn *conn)
 		if (x == NULL)
 			return NULL;
 	}
-	memset(x, 0, offsetof(struct exchange, challenge));
+	memset(x, 0, offsetof(struct exchange, request.host_name));
 	worker_refresh_settings(w);
 	x->worker = w;
 	x->conn = conn;

@@ -248,10 +248,7 @@ struct exchange {
 	int64_t state_ms;    /* when the state was entered */
 	int64_t sent_ms;     /* when the target had the whole request; 0: not yet */
 
-	/* request; spans point into the arena */
-	struct wire_h1_request request;
-	char host[WIRE_HOST_MAX]; /* normalised, no port */
-	size_t host_len;
+	/* request */
 	char *path; /* normalised */
 	size_t path_len;
 	struct body_source request_body;
@@ -283,6 +280,9 @@ struct exchange {
 	const char *location; /* redirect */
 	bool is_head_sent;    /* of the final answer: too late for another one */
 	bool wants_close;     /* the client connection ends after this */
+
+	/* Spans point into the arena. From its host_name on nothing is cleared for the next exchange. */
+	struct wire_h1_request request;
 	char challenge[CHALLENGE_TEXT_MAX];
 };
 

@@ -7,7 +7,7 @@
 static void check_request(const struct wire_h1_request *r)
 {
 	char host[WIRE_HOST_MAX];
-	size_t host_len;
+	size_t host_len = 0;
 	uint16_t port;
 	CHECK(!(r->is_chunked && r->has_length));
 	CHECK(r->has_length ? r->content_length >= 0 : r->content_length == 0);
@@ -18,6 +18,7 @@ static void check_request(const struct wire_h1_request *r)
 	      (r->method == WIRE_METHOD_GET && !r->is_chunked && r->content_length == 0));
 	CHECK(r->host.len == 0 ||
 	      wire_host_normalise(r->host.at, r->host.len, host, &host_len, &port));
+	CHECK(host_len == r->host_name_len && memcmp(host, r->host_name, host_len) == 0);
 	CHECK(r->target.len > 0 && r->target.len <= limits.target_bytes);
 	CHECK(r->field_cnt <= limits.field_cnt);
 	if (r->target_form == WIRE_TARGET_ORIGIN || r->target_form == WIRE_TARGET_ABSOLUTE)

@@ -4,13 +4,15 @@
 
 #include "chars.h"
 #include "lines.h"
+#include "skim.h"
 
 #define LONGEST_NAME 21
+#define VALUE_NEAR   64 /* bytes; what goes on behind them is worth a call that looks for its end */
 
 /* Names by length; at most three share one. */
 static const struct known {
-	const char *name;
-	enum wire_field_id id;
+	char name[LONGEST_NAME + 1];
+	uint8_t id; /* enum wire_field_id */
 } known[LONGEST_NAME + 1][3] = {
 	[2] = { { "te", WIRE_FIELD_TE } },
 	[4] = { { "host", WIRE_FIELD_HOST }, { "date", WIRE_FIELD_DATE } },
@@ -40,6 +42,18 @@ static const struct known {
 /* For tokens, | 0x20 folds case and makes no two other characters of a known name equal. */
 static bool equals_token(const char *name, const char *lower, size_t len)
 {
+	if (len >= 8) {
+		/* The last eight may have been looked at already. */
+		for (size_t i = 0;; i = i + 16 > len ? len - 8 : i + 8) {
+			uint64_t left, right;
+			memcpy(&left, name + i, 8);
+			memcpy(&right, lower + i, 8);
+			if ((left | 0x2020202020202020U) != right)
+				return false;
+			if (i + 8 == len)
+				return true;
+		}
+	}
 	for (size_t i = 0; i < len; i++)
 		if ((name[i] | 0x20) != lower[i])
 			return false;
@@ -48,11 +62,11 @@ static bool equals_token(const char *name, const char *lower, size_t len)
 
 enum wire_field_id wire_field_lookup(const char *name, size_t len)
 {
-	if (len > LONGEST_NAME)
+	if (len == 0 || len > LONGEST_NAME)
 		return WIRE_FIELD_OTHER;
-	for (size_t i = 0; i < 3 && known[len][i].name != NULL; i++)
-		if (equals_token(name, known[len][i].name, len))
-			return known[len][i].id;
+	for (const struct known *k = known[len]; k < known[len] + 3; k++)
+		if (k->name[0] == (name[0] | 0x20) && equals_token(name, k->name, len))
+			return k->id;
 	return WIRE_FIELD_OTHER;
 }
 
@@ -109,11 +123,20 @@ static enum wire_reason explain_name(const char *name, const char *at, const cha
 	return reason == WIRE_OK || reason == WIRE_BAD_FIELD_VALUE ? WIRE_BAD_FIELD_NAME : reason;
 }
 
-/* Reads one line; *at moves behind its CRLF. */
-static enum wire_reason read_line(const char **at, const char *end, struct wire_field *field)
+static const char *find_value_end(const char *start, const char *value, const char *end)
+{
+	const char *near = end - value > VALUE_NEAR ? value + VALUE_NEAR : end;
+	const char *stop = WIRE_SKIM(start, value, near, text);
+	return stop < near && *stop == '\r' ? stop
+					    : stop + wire_scan_ctl(stop, (size_t)(end - stop));
+}
+
+/* Reads one line; *at moves behind its CRLF. start: of the section that it is in. */
+static inline enum wire_reason read_line(const char *start, const char **at, const char *end,
+					 struct wire_field *field)
 {
 	const char *name = *at;
-	const char *colon = name;
+	const char *colon = WIRE_SKIM(start, name, end, name);
 	bool has_underscore = false;
 	for (; colon < end && wire_is_char(*colon, WIRE_CHAR_TOKEN); colon++)
 		has_underscore |= *colon == '_';
@@ -122,14 +145,15 @@ static enum wire_reason read_line(const char **at, const char *end, struct wire_
 	if (colon == name)
 		return WIRE_BAD_FIELD_NAME;
 	const char *value = colon + 1;
+	if (value < end && *value == ' ')
+		value++;
 	while (value < end && wire_is_blank(*value))
 		value++;
-	const char *stop = value + wire_scan_ctl(value, (size_t)(end - value));
+	const char *stop = find_value_end(start, value, end);
 	if (stop == end)
 		return WIRE_BAD_FIELD_VALUE;
-	enum wire_reason reason = wire_line_end(stop, (size_t)(end - stop));
-	if (reason != WIRE_OK)
-		return reason;
+	if (end - stop < 2 || stop[0] != '\r' || stop[1] != '\n')
+		return wire_line_end(stop, (size_t)(end - stop));
 	*at = stop + 2;
 	while (stop > value && wire_is_blank(stop[-1]))
 		stop--;
@@ -147,13 +171,14 @@ enum wire_reason wire_fields_read(const char *data, size_t len, uint32_t max,
 	const char *end = len > 0 ? data + len : data;
 	uint32_t cnt = 0;
 	while (at < end) {
-		struct wire_field field;
-		enum wire_reason reason = read_line(&at, end, &field);
+		struct wire_field excess;
+		enum wire_reason reason =
+			read_line(data, &at, end, cnt < max ? &fields[cnt] : &excess);
 		if (reason != WIRE_OK)
 			return reason;
 		if (cnt == max)
 			return WIRE_TOO_MANY_FIELDS;
-		fields[cnt++] = field;
+		cnt++;
 	}
 	*ret_cnt = cnt;
 	return WIRE_OK;

@@ -40,6 +40,6 @@ struct wire_summary {
 };
 
 /* Applies the rules of framing and of Connection (RFC 9112, 6; RFC 9110, 7.6.1) and sets
- * is_dropped. */
+ * is_dropped. The summary says nothing after a failure. */
 enum wire_reason wire_summary_make(struct wire_field *fields, uint32_t cnt, unsigned minor,
-				   struct wire_summary *ret_summary);
+				   struct wire_summary *summary);

@@ -18,7 +18,8 @@ enum wire_step wire_lines_scan(struct wire_lines *lines, const char *data, size_
 		lines->seen = at;
 		if (at == len || (data[at] == '\r' && at + 1 == len))
 			return WIRE_MORE;
-		enum wire_reason reason = wire_line_end(data + at, len - at);
+		bool is_crlf = data[at] == '\r' && data[at + 1] == '\n';
+		enum wire_reason reason = is_crlf ? WIRE_OK : wire_line_end(data + at, len - at);
 		if (reason ==
 		    WIRE_BAD_FIELD_VALUE) { /* another CTL: the parser knows what it means here */
 			lines->seen = ++at;

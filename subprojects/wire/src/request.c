@@ -2,6 +2,7 @@
 
 #include "chars.h"
 #include "field.h"
+#include "skim.h"
 #include "wire/uri.h"
 
 bool wire_method_is_idempotent(enum wire_method method)
@@ -55,7 +56,8 @@ static enum wire_reason read_request_line(const char **at, const char *end, uint
 	request->method = find_method(request->method_text);
 
 	const char *target = stop + 1;
-	for (stop = target; stop < end && wire_is_char(*stop, WIRE_CHAR_TARGET);)
+	stop = WIRE_SKIM(method, target, end, target);
+	while (stop < end && wire_is_char(*stop, WIRE_CHAR_TARGET))
 		stop++;
 	if ((size_t)(stop - target) > target_max)
 		return WIRE_TARGET_TOO_LONG;
@@ -103,35 +105,34 @@ static void split_path(struct wire_h1_request *request)
 	request->query = (struct wire_span){ mark + 1, target.len - request->path.len - 1 };
 }
 
-/* Whether authority and Host name the same place, absent ports taken as default_port (0: they must
- * be there). */
-static enum wire_reason compare_host(struct wire_span authority, struct wire_span host,
-				     uint16_t default_port)
+/* RFC 9112, 3.2. request->host is not empty. */
+static bool take_host(struct wire_h1_request *request, uint16_t *ret_port)
 {
-	char left[WIRE_HOST_MAX];
-	char right[WIRE_HOST_MAX];
-	size_t left_len, right_len;
-	uint16_t left_port, right_port;
-	if (!wire_host_normalise(authority.at, authority.len, left, &left_len, &left_port) ||
-	    !wire_host_normalise(host.at, host.len, right, &right_len, &right_port))
-		return WIRE_BAD_HOST;
-	left_port = left_port == 0 ? default_port : left_port;
-	right_port = right_port == 0 ? default_port : right_port;
-	if (left_port == 0)
-		return WIRE_BAD_TARGET;
-	if (left_port != right_port || left_len != right_len || memcmp(left, right, left_len) != 0)
-		return WIRE_HOST_MISMATCH;
-	return WIRE_OK;
+	return wire_host_normalise(request->host.at, request->host.len, request->host_name,
+				   &request->host_name_len, ret_port);
 }
 
-/* authority and Host: equal when both are there; the authority stands in for an HTTP/1.0 Host that
- * is not. */
+/* authority and Host: the same place when both are there, absent ports taken as default_port (0: they must be
+ * there); the authority stands in for an HTTP/1.0 Host that is not. */
 static enum wire_reason take_authority(struct wire_span authority, uint16_t default_port,
 				       struct wire_h1_request *request)
 {
+	char name[WIRE_HOST_MAX];
+	size_t name_len;
+	uint16_t port, host_port;
 	if (request->host.at == NULL)
 		request->host = authority;
-	return compare_host(authority, request->host, default_port);
+	if (!wire_host_normalise(authority.at, authority.len, name, &name_len, &port) ||
+	    !take_host(request, &host_port))
+		return WIRE_BAD_HOST;
+	port = port == 0 ? default_port : port;
+	host_port = host_port == 0 ? default_port : host_port;
+	if (port == 0)
+		return WIRE_BAD_TARGET;
+	if (port != host_port || name_len != request->host_name_len ||
+	    memcmp(name, request->host_name, name_len) != 0)
+		return WIRE_HOST_MISMATCH;
+	return WIRE_OK;
 }
 
 static enum wire_reason read_absolute(struct wire_h1_request *request)
@@ -175,13 +176,8 @@ static enum wire_reason read_target(struct wire_h1_request *request)
 		return WIRE_BAD_TARGET;
 	request->target_form = target.at[0] == '*' ? WIRE_TARGET_ASTERISK : WIRE_TARGET_ORIGIN;
 	split_path(request);
-	char host[WIRE_HOST_MAX];
-	size_t len;
 	uint16_t port;
-	if (request->host.len > 0 &&
-	    !wire_host_normalise(request->host.at, request->host.len, host, &len, &port))
-		return WIRE_BAD_HOST;
-	return WIRE_OK;
+	return request->host.len == 0 || take_host(request, &port) ? WIRE_OK : WIRE_BAD_HOST;
 }
 
 /* 16 bytes in base64: 22 characters and "==" (RFC 6455, 4.1, item 7). */
@@ -256,32 +252,43 @@ static enum wire_reason apply_summary(const struct wire_summary *s, struct wire_
 	return WIRE_OK;
 }
 
-enum wire_reason wire_h1_parse_request(const char *head, size_t len,
-				       const struct wire_h1_limits *limits,
-				       struct wire_field *fields,
-				       struct wire_h1_request *ret_request)
+static enum wire_reason parse(const char *head, size_t len, const struct wire_h1_limits *limits,
+			      struct wire_h1_request *request)
 {
-	struct wire_h1_request request = { .fields = fields };
 	const char *at = head;
 	const char *end = head + len;
 	if (len > UINT32_MAX)
 		return WIRE_HEAD_TOO_LARGE;
 	if (len >= 2 && at[0] == '\r' && at[1] == '\n') /* RFC 9112, 2.2 */
 		at += 2;
-	enum wire_reason reason = read_request_line(&at, end, limits->target_bytes, &request);
+	enum wire_reason reason = read_request_line(&at, end, limits->target_bytes, request);
 	if (reason != WIRE_OK)
 		return reason;
 	if (end - at < 2 || end[-2] != '\r' || end[-1] != '\n')
 		return WIRE_BAD_FIELD_NAME;
-	reason = wire_fields_read(at, (size_t)(end - at) - 2, limits->field_cnt, fields,
-				  &request.field_cnt);
+	reason = wire_fields_read(at, (size_t)(end - at) - 2, limits->field_cnt, request->fields,
+				  &request->field_cnt);
 	if (reason != WIRE_OK)
 		return reason;
 	struct wire_summary summary;
-	reason = wire_summary_make(fields, request.field_cnt, request.minor, &summary);
-	if (reason == WIRE_OK)
-		reason = apply_summary(&summary, &request);
-	if (reason == WIRE_OK)
-		*ret_request = request;
+	reason = wire_summary_make(request->fields, request->field_cnt, request->minor, &summary);
+	return reason == WIRE_OK ? apply_summary(&summary, request) : reason;
+}
+
+static void clear(struct wire_h1_request *request)
+{
+	memset(request, 0, offsetof(struct wire_h1_request, host_name));
+}
+
+enum wire_reason wire_h1_parse_request(const char *head, size_t len,
+				       const struct wire_h1_limits *limits,
+				       struct wire_field *fields,
+				       struct wire_h1_request *ret_request)
+{
+	clear(ret_request);
+	ret_request->fields = fields;
+	enum wire_reason reason = parse(head, len, limits, ret_request);
+	if (reason != WIRE_OK)
+		clear(ret_request);
 	return reason;
 }

@@ -36,19 +36,16 @@ static bool is_proxy_field(struct wire_span name)
 	       has_prefix(name, "proxy", 5) && !WIRE_SPAN_IS(name, "proxy-status");
 }
 
+#define ID(id) (UINT64_C(1) << (id))
+
 static bool is_hop_by_hop(const struct wire_field *field)
 {
-	switch (field->id) {
-	case WIRE_FIELD_CONNECTION:
-	case WIRE_FIELD_KEEP_ALIVE:
-	case WIRE_FIELD_TE:
-	case WIRE_FIELD_TRANSFER_ENCODING:
-	case WIRE_FIELD_UPGRADE:
-	case WIRE_FIELD_HTTP2_SETTINGS:
+	const uint64_t ids = ID(WIRE_FIELD_CONNECTION) | ID(WIRE_FIELD_KEEP_ALIVE) |
+			     ID(WIRE_FIELD_TE) | ID(WIRE_FIELD_TRANSFER_ENCODING) |
+			     ID(WIRE_FIELD_UPGRADE) | ID(WIRE_FIELD_HTTP2_SETTINGS);
+	if ((ids & ID(field->id)) != 0)
 		return true;
-	default:
-		return is_proxy_field(field->name);
-	}
+	return (field->name.at[0] | 0x20) == 'p' && is_proxy_field(field->name);
 }
 
 /* 1*DIGIT below 2^63. Leading zeros leave the value, so that what is forwarded is canonical. */
@@ -159,21 +156,26 @@ static enum wire_reason take_options(struct wire_field *fields, uint32_t cnt, st
 }
 
 enum wire_reason wire_summary_make(struct wire_field *fields, uint32_t cnt, unsigned minor,
-				   struct wire_summary *ret_summary)
+				   struct wire_summary *s)
 {
-	struct wire_summary s = { 0 };
+	/* What take_field and take_options know. */
+	const uint64_t telling = ID(WIRE_FIELD_HOST) | ID(WIRE_FIELD_CONTENT_LENGTH) |
+				 ID(WIRE_FIELD_TRANSFER_ENCODING) | ID(WIRE_FIELD_TE) |
+				 ID(WIRE_FIELD_UPGRADE) | ID(WIRE_FIELD_SEC_WEBSOCKET_KEY) |
+				 ID(WIRE_FIELD_SEC_WEBSOCKET_VERSION) | ID(WIRE_FIELD_EXPECT) |
+				 ID(WIRE_FIELD_CONNECTION);
 	unsigned option_cnt = 0;
-	for (uint32_t i = 0; i < cnt; i++) {
-		enum wire_reason reason = take_field(&fields[i], minor, &s);
-		if (reason == WIRE_OK && fields[i].id == WIRE_FIELD_CONNECTION)
-			reason = take_options(fields, cnt, fields[i].value, &option_cnt, &s);
+	*s = (struct wire_summary){ 0 };
+	for (struct wire_field *field = fields; field < fields + cnt; field++) {
+		enum wire_reason reason = WIRE_OK;
+		if ((telling & ID(field->id)) != 0)
+			reason = take_field(field, minor, s);
+		if (reason == WIRE_OK && field->id == WIRE_FIELD_CONNECTION)
+			reason = take_options(fields, cnt, field->value, &option_cnt, s);
 		if (reason != WIRE_OK)
 			return reason;
-		if (is_hop_by_hop(&fields[i]))
-			fields[i].is_dropped = true;
+		if (is_hop_by_hop(field))
+			field->is_dropped = true;
 	}
-	if (s.length != NULL && s.coding != NULL)
-		return WIRE_LENGTH_AND_CODING;
-	*ret_summary = s;
-	return WIRE_OK;
+	return s->length != NULL && s->coding != NULL ? WIRE_LENGTH_AND_CODING : WIRE_OK;
 }

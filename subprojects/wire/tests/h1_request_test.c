@@ -336,6 +336,13 @@ START_TEST(accepts)
 	ck_assert_msg(reason == WIRE_OK, "%s: %s", row->name, wire_reason_name(reason));
 	char text[512];
 	describe(&request, text, sizeof(text));
+	char host[WIRE_HOST_MAX];
+	size_t host_len = 0;
+	uint16_t port;
+	ck_assert(request.host.len == 0 ||
+		  wire_host_normalise(request.host.at, request.host.len, host, &host_len, &port));
+	ck_assert_uint_eq(request.host_name_len, host_len);
+	ck_assert_mem_eq(request.host_name, host, host_len);
 	free(head);
 	ck_assert_msg(strcmp(text, row->want) == 0, "%s:\n%s\n%s", row->name, text, row->want);
 }
@@ -390,6 +397,13 @@ START_TEST(knows_names)
 	ck_assert_int_eq(wire_h1_parse_trailers(line, (size_t)len, 1, &field, &cnt), WIRE_OK);
 	ck_assert_uint_eq(cnt, 1);
 	ck_assert_msg(field.id == names[_i].id, "%s: id %d", names[_i].name, (int)field.id);
+	for (size_t i = 0; i < strlen(names[_i].name); i++) {
+		(void)snprintf(line, sizeof(line), "%s: x\r\n", names[_i].name);
+		line[i] = line[i] == 'j' ? 'i' : 'j';
+		ck_assert_int_eq(wire_h1_parse_trailers(line, (size_t)len, 1, &field, &cnt),
+				 WIRE_OK);
+		ck_assert_msg(field.id == WIRE_FIELD_OTHER, "%s: id %d", line, (int)field.id);
+	}
 }
 END_TEST
 

@@ -1,3 +1,5 @@
+#include "../src/chars.h"
+#include "../src/field.h"
 #include "../src/scan.h"
 #include "run.h"
 
@@ -28,6 +30,68 @@ START_TEST(finds_each_byte_everywhere)
 			block[shift + at] = (char)byte;
 			block[shift + len] = '\n'; /* behind the end: must not be seen */
 			check_scans(block + shift, len, is_ctl ? at : len);
+		}
+	}
+}
+END_TEST
+
+/* One line, each byte value at each place of its name and value, in front of a line of another length each time:
+ * what the vectors pass over is what the tables allow. */
+START_TEST(fields_are_judged_byte_by_byte)
+{
+	size_t len = lens[_i];
+	for (size_t at = 0; at < 2 * len; at++) {
+		for (int byte = 0; byte < 256; byte++) {
+			char line[2 * 80 + 50] = "";
+			struct wire_field fields[2];
+			uint32_t cnt = 0;
+			memset(line, 'n', len);
+			line[len] = ':';
+			memset(line + len + 1, 'v', len);
+			bool is_name = at < len;
+			line[at < len ? at : at + 1] = (char)byte;
+			size_t all = 2 * len + 1;
+			all += (size_t)snprintf(line + all, 50, "\r\nA: %.*s\r\n", (int)(at % 20),
+						"bbbbbbbbbbbbbbbbbbbb");
+			char *data = copy_exactly(line, all);
+			bool is_fine = is_name ? wire_is_char((char)byte, WIRE_CHAR_TOKEN) ||
+							 (byte == ':' && at > 0)
+					       : (byte >= 0x20 && byte != 0x7f) || byte == '\t';
+			enum wire_reason reason = wire_fields_read(data, all, 2, fields, &cnt);
+			ck_assert_msg((reason == WIRE_OK) == is_fine, "byte %d at %zu: %s", byte,
+				      at, wire_reason_name(reason));
+			ck_assert(!is_fine || cnt == 2);
+			if (is_fine && is_name && byte != ':')
+				ck_assert(fields[0].name.len == len && fields[0].value.len == len &&
+					  fields[0].is_dropped == (byte == '_'));
+			free(data);
+		}
+	}
+}
+END_TEST
+
+/* Request targets likewise. */
+START_TEST(targets_are_judged_byte_by_byte)
+{
+	const struct wire_h1_limits limits = { .target_bytes = 1000, .field_cnt = 2 };
+	size_t len = lens[_i];
+	for (size_t at = 0; at < len; at++) {
+		for (int byte = 0; byte < 256; byte++) {
+			char head[160] = "GET /";
+			struct wire_field fields[2];
+			struct wire_h1_request request;
+			memset(head + 5, 't', len);
+			head[5 + at] = (char)byte;
+			size_t all = 5 + len;
+			all += (size_t)snprintf(head + all, 50, " HTTP/1.1\r\nHost: a\r\n\r\n");
+			char *data = copy_exactly(head, all);
+			enum wire_reason reason =
+				wire_h1_parse_request(data, all, &limits, fields, &request);
+			ck_assert_msg((reason == WIRE_OK) ==
+					      wire_is_char((char)byte, WIRE_CHAR_TARGET),
+				      "byte %d at %zu: %s", byte, at, wire_reason_name(reason));
+			ck_assert(reason != WIRE_OK || request.target.len == len + 1);
+			free(data);
 		}
 	}
 }
@@ -64,6 +128,8 @@ int main(void)
 	Suite *suite = suite_create("scan");
 	TCase *tc = tcase_create("scan");
 	tcase_add_loop_test(tc, finds_each_byte_everywhere, 0, ROW_CNT(lens));
+	tcase_add_loop_test(tc, fields_are_judged_byte_by_byte, 0, ROW_CNT(lens));
+	tcase_add_loop_test(tc, targets_are_judged_byte_by_byte, 0, ROW_CNT(lens));
 	tcase_add_test(tc, head_scan_resumes);
 	tcase_add_test(tc, head_scan_stays_failed);
 	suite_add_tcase(suite, tc);

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "wire/uri.h"
+
 enum wire_step { WIRE_DONE, WIRE_MORE, WIRE_FAIL };
 
 /* Why a message was refused; wire_h1_status gives the answer to send, wire_reason_name its name for
@@ -180,11 +182,13 @@ struct wire_h1_request {
 	enum wire_websocket websocket;
 	uint32_t field_cnt;
 	struct wire_field *fields; /* the caller's array */
+	size_t host_name_len;
+	char host_name[WIRE_HOST_MAX]; /* host by wire_host_normalise, without the port */
 };
 
 /* Parses a whole head (as found by wire_h1_scan_head). fields has room for limits->field_cnt
- * entries. Every check of RFC 9112 and of the rules above is made here: a request that passes can
- * be framed, routed and re-serialised. */
+ * entries; after a failure *ret_request is empty. Every check of RFC 9112 and of the rules above is made here:
+ * a request that passes can be framed, routed and re-serialised. */
 enum wire_reason wire_h1_parse_request(const char *head, size_t len,
 				       const struct wire_h1_limits *limits,
 				       struct wire_field *fields,
