@@ -16,8 +16,9 @@
  *
  * Invariants: generation is pinned from ROUTE on; to.up is NULL but from the end of CONNECT to FINISH;
  * the request's body flows in AWAIT_HEAD and RELAY, whatever the answer does. exchange_set_state is the
- * only writer of the state. The steps stand in the order of the table; those of ROUTE and ADMIT are in
- * decide.c, those of ANSWER and REPLY in answer.c, the parts of AWAIT_HEAD and RELAY in relay.c. */
+ * only writer of the state; the driver arms the timer, where a step waits. The steps stand in the order of
+ * the table; those of ROUTE and ADMIT are in decide.c, those of ANSWER and REPLY in answer.c, the parts of
+ * AWAIT_HEAD and RELAY in relay.c. */
 #include "exchange.h"
 
 #include <stdlib.h>
@@ -76,7 +77,6 @@ enum move exchange_set_state(struct exchange *x, enum exchange_state state)
 	x->state_ms = loop_now_ms(x->worker->loop);
 	if (x->progress_ms < x->state_ms)
 		x->progress_ms = x->state_ms;
-	conn_arm_timer(x->conn, due_ms(x));
 	return MOVE_NEXT;
 }
 
@@ -188,7 +188,6 @@ static enum move follow_target(struct exchange *x, enum step step)
 		return exchange_set_state(x, EXCHANGE_SEND_HEAD);
 	if (step == STEP_FAIL)
 		return exchange_reply_with(x, x->to.status, x->to.end);
-	conn_arm_timer(x->conn, due_ms(x));
 	return MOVE_WAIT;
 }
 
@@ -224,11 +223,8 @@ static enum move step_await_head(struct exchange *x)
 		if (x->client->flush(x) == STEP_FAIL)
 			return exchange_give_up(x, EXCHANGE_END_CLIENT_GONE);
 		enum step step = x->upstream->read_head(x, &x->response);
-		if (step == STEP_READ || step == STEP_WRITE) {
-			/* Sooner than armed when the request has just ended: response, not idle. */
-			conn_arm_timer(x->conn, due_ms(x));
+		if (step == STEP_READ || step == STEP_WRITE)
 			return MOVE_WAIT;
-		}
 		if (step != STEP_DONE)
 			return relay_failed(x);
 		if (x->response.status >= 200)
@@ -280,8 +276,12 @@ void exchange_run(struct exchange *x)
 		[EXCHANGE_RELAY] = step_relay,         [EXCHANGE_ANSWER] = answer_await_body,
 		[EXCHANGE_REPLY] = answer_send,        [EXCHANGE_FINISH] = step_finish,
 	};
-	while (steps[x->state](x) == MOVE_NEXT)
-		;
+	enum move move;
+	do
+		move = steps[x->state](x);
+	while (move == MOVE_NEXT);
+	if (move == MOVE_WAIT)
+		conn_arm_timer(x->conn, due_ms(x));
 }
 
 static enum move await_head_time_out(struct exchange *x)
@@ -329,13 +329,13 @@ static enum move time_out(struct exchange *x)
 
 void exchange_on_timer(struct exchange *x)
 {
-	int64_t due = due_ms(x);
-	if (loop_now_ms(x->worker->loop) < due) {
-		conn_arm_timer(x->conn, due);
-		return;
-	}
-	if (time_out(x) == MOVE_NEXT)
+	enum move move = MOVE_WAIT;
+	if (loop_now_ms(x->worker->loop) >= due_ms(x))
+		move = time_out(x);
+	if (move == MOVE_NEXT)
 		exchange_run(x);
+	else if (move == MOVE_WAIT)
+		conn_arm_timer(x->conn, due_ms(x));
 }
 
 struct exchange *exchange_new(struct conn *conn)
@@ -359,7 +359,6 @@ struct exchange *exchange_new(struct conn *conn)
 	x->upstream = &upstream_h1;
 	arena_init(&x->arena, EXCHANGE_ARENA_CAP, &w->arena_cache);
 	x->start_ms = x->state_ms = x->progress_ms = loop_now_ms(w->loop);
-	conn_arm_timer(conn, due_ms(x));
 	return x;
 }
 

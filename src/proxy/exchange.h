@@ -4,7 +4,7 @@
 
 enum move { MOVE_NEXT, MOVE_WAIT, MOVE_GONE };
 
-/* The only writer of the state: asserts the move, arms the timer. MOVE_NEXT. */
+/* The only writer of the state: asserts the move. MOVE_NEXT. */
 enum move exchange_set_state(struct exchange *x, enum exchange_state state);
 /* To a reply of our own with that status; the target, if there is one, is given up. Once the head of an
  * answer was sent it is exchange_give_up. */

@@ -100,7 +100,6 @@ static void leave_pool(struct upstream_conn *conn)
 		return;
 	list_remove(&conn->idle_link);
 	pool_add(&pool_of(conn)->idle_cnt, -1);
-	loop_timer_disarm(conn->worker->loop, &conn->idle_timer);
 }
 
 void upstream_conn_close(struct upstream_conn *conn)
@@ -108,6 +107,7 @@ void upstream_conn_close(struct upstream_conn *conn)
 	if (conn == NULL || conn->io.fd < 0)
 		return;
 	leave_pool(conn);
+	loop_timer_disarm(conn->worker->loop, &conn->idle_timer);
 	if (conn->tls != NULL && !conn->has_hung_up)
 		(void)tls_conn_close_notify(conn->tls);
 	loop_close(conn->worker->loop, &conn->io);
@@ -161,9 +161,12 @@ static void on_io(struct io *io, uint32_t events)
 		upstream_conn_close(conn); /* idle: an end, or bytes that nobody asked for */
 }
 
+/* The timer stays armed while a connection is in use: arming it once more for later only writes its due time. */
 static void on_idle_timeout(struct timer *timer)
 {
-	upstream_conn_close(SP_CONTAINER_OF(timer, struct upstream_conn, idle_timer));
+	struct upstream_conn *conn = SP_CONTAINER_OF(timer, struct upstream_conn, idle_timer);
+	if (!list_is_empty(&conn->idle_link))
+		upstream_conn_close(conn);
 }
 
 /* ---- beginning ---- */
