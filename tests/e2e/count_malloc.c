@@ -1,5 +1,8 @@
-/* LD_PRELOAD: counts the allocations of threads named "worker-*" in the 64 bits at the start of the file
- * that COUNT_FILE names. */
+/* LD_PRELOAD: counts what threads named "worker-*" allocate and free, in the four numbers at the start of the file that
+ * COUNT_FILE names. What OpenSSL does is counted apart. */
+#define _GNU_SOURCE /* dladdr */
+#include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -13,48 +16,91 @@ void *__libc_malloc(size_t bytes);
 void *__libc_calloc(size_t cnt, size_t bytes);
 void *__libc_realloc(void *p, size_t bytes);
 void *__libc_memalign(size_t alignment, size_t bytes);
+void __libc_free(void *p);
 
-static uint64_t *count;
+struct counts {
+	uint64_t allocated, freed;
+};
+static struct {
+	struct counts ours, openssl;
+} * counts;
 
-__attribute__((constructor)) static void open_count(void)
+__attribute__((constructor)) static void open_counts(void)
 {
 	const char *path = getenv("COUNT_FILE");
 	int fd = path == NULL ? -1 : open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return;
-	void *page = mmap(NULL, sizeof(*count), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	void *page = mmap(NULL, sizeof(*counts), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (page != MAP_FAILED)
-		count = page;
+		counts = page;
 	(void)close(fd);
 }
 
-static void note(void)
+static int is_worker(void)
 {
 	char name[16] = "";
-	if (count != NULL && prctl(PR_GET_NAME, name) == 0 && strncmp(name, "worker-", 7) == 0)
-		(void)__atomic_fetch_add(count, 1, __ATOMIC_RELAXED);
+	return counts != NULL && prctl(PR_GET_NAME, name) == 0 && strncmp(name, "worker-", 7) == 0;
+}
+
+static struct counts *counts_of(const void *caller)
+{
+	Dl_info info;
+	int is_openssl = dladdr(caller, &info) != 0 && info.dli_fname != NULL &&
+			 (strstr(info.dli_fname, "/libcrypto.so") != NULL ||
+			  strstr(info.dli_fname, "/libssl.so") != NULL);
+	return is_openssl ? &counts->openssl : &counts->ours;
+}
+
+static void note_allocated(const void *caller)
+{
+	if (is_worker())
+		(void)__atomic_fetch_add(&counts_of(caller)->allocated, 1, __ATOMIC_RELAXED);
+}
+
+static void note_freed(const void *caller)
+{
+	if (is_worker())
+		(void)__atomic_fetch_add(&counts_of(caller)->freed, 1, __ATOMIC_RELAXED);
 }
 
 void *malloc(size_t bytes)
 {
-	note();
+	note_allocated(__builtin_return_address(0));
 	return __libc_malloc(bytes);
 }
 
 void *calloc(size_t cnt, size_t bytes)
 {
-	note();
+	note_allocated(__builtin_return_address(0));
 	return __libc_calloc(cnt, bytes);
 }
 
 void *realloc(void *p, size_t bytes)
 {
-	note();
+	note_allocated(__builtin_return_address(0));
 	return __libc_realloc(p, bytes);
 }
 
 void *aligned_alloc(size_t alignment, size_t bytes)
 {
-	note();
+	note_allocated(__builtin_return_address(0));
 	return __libc_memalign(alignment, bytes);
+}
+
+int posix_memalign(void **ret_p, size_t alignment, size_t bytes)
+{
+	note_allocated(__builtin_return_address(0));
+	void *p = __libc_memalign(alignment, bytes);
+	if (p == NULL)
+		return ENOMEM;
+	*ret_p = p;
+	return 0;
+}
+
+void free(void *p)
+{
+	if (p != NULL)
+		note_freed(__builtin_return_address(0));
+	__libc_free(p);
 }
