@@ -136,13 +136,19 @@ static size_t make_entries(const struct route_index *index, struct entry *entrie
 enum err index_append_hit(struct route_index *index, struct hit_list *list,
 			  const struct route *route, uint32_t rank)
 {
-	struct hit *hit = arena_calloc(&index->arena, 1, sizeof(*hit));
+	const struct hit made = { .route = route,
+				  .rank = rank,
+				  .has_conditions = count_conditions(&route->config->match) > 0 };
+	if (list->first.route == NULL) {
+		list->first = made;
+		return ERR_OK;
+	}
+	struct hit *hit = arena_alloc(&index->arena, sizeof(*hit));
 	if (hit == NULL)
 		return ERR_NOMEM;
-	hit->route = route;
-	hit->rank = rank;
+	*hit = made;
 	if (list->last == NULL)
-		list->first = hit;
+		list->first.next = hit;
 	else
 		list->last->next = hit;
 	list->last = hit;
@@ -248,7 +254,7 @@ static bool grow_buckets(struct route_index *index)
 	if (index->buckets != NULL && (index->bucket_cnt + 1) * 2 <= index->bucket_mask)
 		return true;
 	size_t cap = index->buckets == NULL ? 64 : (index->bucket_mask + 1) * 2;
-	struct bucket *buckets = arena_calloc(&index->arena, cap, sizeof(*buckets));
+	struct bucket *buckets = fault_hits(FAULT_MALLOC) ? NULL : calloc(cap, sizeof(*buckets));
 	if (buckets == NULL)
 		return false;
 	for (size_t i = 0; index->buckets != NULL && i <= index->bucket_mask; i++) {
@@ -260,6 +266,7 @@ static bool grow_buckets(struct route_index *index)
 			at = (at + 1) & (cap - 1);
 		buckets[at] = *old;
 	}
+	free(index->buckets);
 	index->buckets = buckets;
 	index->bucket_mask = cap - 1;
 	return true;
@@ -283,6 +290,7 @@ struct bucket *index_bucket_of(struct route_index *index, uint16_t port, enum pa
 					      .port = port,
 					      .kind = (uint8_t)kind };
 	index->bucket_cnt++;
+	index->kinds |= 1u << kind;
 	return &index->buckets[at];
 }
 
@@ -360,6 +368,7 @@ void route_index_free(struct route_index *index)
 {
 	if (index == NULL)
 		return;
+	free(index->buckets);
 	arena_fini(&index->arena);
 	free(index);
 }

@@ -14,7 +14,8 @@ static uint64_t mix(uint64_t a, uint64_t b)
 
 uint64_t index_bucket_hash(uint16_t port, enum pattern_kind kind, const char *name, size_t len)
 {
-	return mix(rand_hash(name, len), (uint64_t)port << 8 | (uint64_t)kind) | 1;
+	/* What has no name is nobody's choice: the secret of the hash is not needed. */
+	return mix(len == 0 ? 0 : rand_hash(name, len), (uint64_t)port << 8 | (uint64_t)kind) | 1;
 }
 
 uint64_t index_edge_hash(uint32_t parent, const char *name, size_t len)
@@ -25,7 +26,7 @@ uint64_t index_edge_hash(uint32_t parent, const char *name, size_t len)
 struct bucket *index_find_bucket(const struct route_index *index, uint16_t port,
 				 enum pattern_kind kind, const char *name, size_t len)
 {
-	if (index->buckets == NULL)
+	if ((index->kinds & 1u << kind) == 0)
 		return NULL;
 	uint64_t hash = index_bucket_hash(port, kind, name, len);
 	for (size_t i = hash >> 8 & index->bucket_mask;; i = (i + 1) & index->bucket_mask) {
@@ -135,9 +136,9 @@ struct best {
 static void try_list(const struct route_index *index, const struct hit_list *list,
 		     const struct route_request *request, struct best *best)
 {
-	for (const struct hit *hit = list->first; hit != NULL && hit->rank < best->rank;
+	for (const struct hit *hit = index_first_hit(list); hit != NULL && hit->rank < best->rank;
 	     hit = hit->next) {
-		if (!conditions_fit(index, hit->route, request))
+		if (hit->has_conditions && !conditions_fit(index, hit->route, request))
 			continue;
 		best->route = hit->route;
 		best->rank = hit->rank;

@@ -14,14 +14,17 @@ enum pattern_kind {
 	PATTERN_LISTENER, /* not a host: one address of the port, as raw bytes */
 };
 
-/* One (route, domain) pair at one place; lists are in rank order. */
+/* One (route, domain) pair at one place. */
 struct hit {
 	const struct route *route;
 	struct hit *next;
 	uint32_t rank;
+	bool has_conditions; /* beyond host and path */
 };
+/* In rank order; nearly every list has one entry, which is at hand here. */
 struct hit_list {
-	struct hit *first, *last;
+	struct hit first; /* route NULL: none */
+	struct hit *last; /* NULL: no second one */
 };
 
 struct node { /* of the trie of path segments */
@@ -29,13 +32,12 @@ struct node { /* of the trie of path segments */
 	uint32_t param; /* child for ":name", 0: none */
 };
 
-struct bucket { /* one (port, host pattern) */
+struct bucket { /* one (port, host pattern); what an HTTP request needs comes first */
 	uint64_t hash;
 	const char *name;
 	uint16_t name_len, port;
 	uint8_t kind;
-	uint8_t listener; /* PATTERN_LISTENER: enum route_listener */
-	uint32_t trusted_cnt;
+	uint8_t listener;    /* PATTERN_LISTENER: enum route_listener */
 	uint32_t root;       /* node */
 	struct hit_list any; /* HTTP routes without a path */
 	/* A host pattern: all routes that count before HTTP. PATTERN_PORT: the TCP routes of the port. */
@@ -43,6 +45,7 @@ struct bucket { /* one (port, host pattern) */
 	struct tls_slot *slot;
 	struct cidr *
 		trusted; /* PATTERN_LISTENER: whose PROXY header is believed; NULL: nobody's is taken */
+	uint32_t trusted_cnt;
 };
 
 struct edge { /* from a node by a literal segment */
@@ -63,8 +66,8 @@ struct route_index {
 	struct route *routes;
 	struct conditions *conditions; /* by route ix */
 	size_t route_cnt;
-	struct bucket *
-		buckets; /* open addressing, power of two; name NULL and kind PATTERN_EXACT: free */
+	struct bucket *buckets; /* open addressing, power of two; hash 0: free. On the heap */
+	unsigned kinds;         /* that have a bucket: bit 1 << enum pattern_kind */
 	size_t bucket_mask, bucket_cnt;
 	struct edge *edges;
 	size_t edge_mask, edge_cnt;
@@ -87,6 +90,10 @@ struct bucket *index_bucket_of(struct route_index *index, uint16_t port, enum pa
 			       const char *name, size_t len);
 enum err index_append_hit(struct route_index *index, struct hit_list *list,
 			  const struct route *route, uint32_t rank);
+static inline const struct hit *index_first_hit(const struct hit_list *list)
+{
+	return list->first.route == NULL ? NULL : &list->first;
+}
 /* Listeners, default slots, trust (ports.c). */
 enum err index_collect_ports(struct route_index *index, const struct config *config);
 /* The conditions that hold before HTTP too: client address and listener (find.c). */

@@ -66,8 +66,8 @@ static void try_bucket(const struct route_index *index, const struct bucket *buc
 {
 	if (bucket == NULL)
 		return;
-	for (const struct hit *hit = bucket->l4.first; hit != NULL && hit->rank < best->rank;
-	     hit = hit->next) {
+	for (const struct hit *hit = index_first_hit(&bucket->l4);
+	     hit != NULL && hit->rank < best->rank; hit = hit->next) {
 		if (!fits(index, hit->route, want))
 			continue;
 		best->route = hit->route;
@@ -105,7 +105,7 @@ static const struct route *find_single(const struct route_index *index,
 				       const struct bucket *of_port, const struct route_l4 *want)
 {
 	const struct route *found = NULL;
-	for (const struct hit *hit = of_port->l4.first; hit != NULL; hit = hit->next) {
+	for (const struct hit *hit = index_first_hit(&of_port->l4); hit != NULL; hit = hit->next) {
 		if (!is_passthrough(hit->route) || !fits(index, hit->route, want))
 			continue;
 		if (found != NULL)
@@ -131,7 +131,7 @@ enum route_l4_verdict route_find_l4(const struct route_index *index, const struc
 	if (best.route == NULL || has_name)
 		try_bucket(index, index_find_bucket(index, port, PATTERN_ANY, "", 0), want, &best);
 	if (best.route == NULL)
-		return of_port->l4.first == NULL ? ROUTE_L4_HTTP : ROUTE_L4_NONE;
+		return index_first_hit(&of_port->l4) == NULL ? ROUTE_L4_HTTP : ROUTE_L4_NONE;
 	if (best.route->config->action.protocol == CONFIG_HTTP)
 		return ROUTE_L4_HTTP;
 	*ret_route = best.route;
@@ -145,7 +145,8 @@ bool route_host_is_tunnelled(const struct route_index *index, const struct addr 
 	struct route_l4 want = { .listen = listen, .client = client };
 	uint16_t port = addr_port(listen);
 	const struct bucket *of_port = index_find_bucket(index, port, PATTERN_PORT, "", 0);
-	if (of_port == NULL || of_port->l4.first == NULL) /* most ports: nothing but HTTP */
+	if (of_port == NULL ||
+	    index_first_hit(&of_port->l4) == NULL) /* most ports: nothing but HTTP */
 		return false;
 	try_name(index, host, host_len, &want, &best);
 	try_bucket(index, index_find_bucket(index, port, PATTERN_ANY, "", 0), &want, &best);

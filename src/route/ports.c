@@ -21,7 +21,8 @@ static enum err add_port(struct route_index *index, const struct route *route,
 	if (bucket->slot == NULL)
 		bucket->slot = route->slot;
 	/* Once, however often the route names the port; the rank does not matter, they are only counted. */
-	const struct hit *last = bucket->l4.last;
+	const struct hit *last =
+		bucket->l4.last != NULL ? bucket->l4.last : index_first_hit(&bucket->l4);
 	if (route->config->action.protocol == CONFIG_TCP &&
 	    (last == NULL || last->route != route) &&
 	    index_append_hit(index, &bucket->l4, route, 0) != ERR_OK)
