@@ -75,6 +75,8 @@ void access_log_record(const struct access_record *record)
 
 void access_log_write(const struct exchange *x)
 {
+	if (!x->worker->settings.wants_access_log)
+		return;
 	struct access_record record = {
 		.conn = x->conn,
 		.exchange = x,
