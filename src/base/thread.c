@@ -29,6 +29,10 @@ static void *run(void *arg)
 		CPU_SET((unsigned)thread->cpu, &set);
 		(void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
 	}
+	/* Nobody cancels a thread. Said so, the C library's cancellation points do without an atomic operation
+	 * before and after each system call. */
+	(void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	(void)pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
 	rcu_register_thread();
 	thread->body(thread->arg);
 	rcu_unregister_thread();
