@@ -62,6 +62,9 @@ const struct generation *generation_latest(const struct generations *gs) SP_ON_C
 
 /* ---- workers ---- */
 const struct generation *generation_current(void) SP_RCU_READER;
+/* The number of the published one, without a read section: a moment late, never after generation_publish has
+ * returned. 0: none was published yet. */
+uint64_t generation_current_number(void);
 /* Keeps the generation until generation_unpin: a plain count of this worker's own. */
 void generation_pin(const struct generation *generation, unsigned worker_ix) SP_RCU_READER;
 void generation_unpin(const struct generation *generation, unsigned worker_ix);

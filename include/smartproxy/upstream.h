@@ -89,7 +89,9 @@ struct upstream_choice {
 	/* result */
 	struct upstream *upstream;
 	uint16_t target_ix;
-	unsigned addr_ix;  /* which of its addresses; a further one after a failure to connect */
+	unsigned
+		addr_ix; /* which of its addresses, modulo their number: each choice begins at the next one; a
+			    * further one after a failure to connect */
 	bool wants_cookie; /* sticky: the answer is to set upstream_cookie */
 };
 uint64_t upstream_hash(const void *data, size_t len);

@@ -1,5 +1,6 @@
 #include "smartproxy/generation.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +16,7 @@ struct generation_pins {
 };
 
 static struct generation *root SP_RCU_PTR;
+static _Atomic uint64_t root_number; /* written behind root */
 
 enum err generations_new(unsigned worker_cnt, struct upstreams *upstreams, struct tls_slots *slots,
 			 struct limits *limits, struct generations **ret_generations)
@@ -113,6 +115,7 @@ void generation_publish(struct generations *gs, struct generation *generation)
 	generation->published_unix_s = clock_unix_s();
 	routing_install_certificates(generation->routing);
 	struct generation *old = sp_rcu_swap(&root, generation);
+	atomic_store_explicit(&root_number, generation->number, memory_order_release);
 	gs->latest = generation;
 	routing_apply_groups(gs, generation->routing);
 	sp_rcu_wait();
@@ -157,6 +160,11 @@ const struct generation *generation_latest(const struct generations *gs)
 const struct generation *generation_current(void)
 {
 	return sp_rcu_load(&root);
+}
+
+uint64_t generation_current_number(void)
+{
+	return atomic_load_explicit(&root_number, memory_order_acquire);
 }
 
 void generation_pin(const struct generation *generation, unsigned worker_ix)

@@ -36,6 +36,8 @@ const char *worker_date(struct worker *w)
 
 void worker_refresh_settings(struct worker *w)
 {
+	if (SP_LIKELY(generation_current_number() == w->settings.generation_number))
+		return;
 	sp_rcu_enter();
 	const struct generation *g = generation_current();
 	if (g != NULL && g->number != w->settings.generation_number) {

@@ -208,6 +208,7 @@ static uint32_t child_of(struct route_index *index, uint32_t parent, const char 
 		at = (at + 1) & index->edge_mask;
 	index->edges[at] = (struct edge){ hash, name, (uint32_t)len, parent, child };
 	index->edge_cnt++;
+	index->nodes[parent].has_edges = true;
 	return child;
 }
 

@@ -175,8 +175,10 @@ static void walk_paths(const struct route_index *index, const struct bucket *buc
 			stack[depth].node = node->param;
 			stack[depth++].at = next;
 		}
-		uint32_t literal =
-			index_find_edge(index, (uint32_t)(node - index->nodes), segment, len);
+		uint32_t literal = 0;
+		if (node->has_edges)
+			literal = index_find_edge(index, (uint32_t)(node - index->nodes), segment,
+						  len);
 		if (literal != 0 && depth < SEGMENTS_MAX) {
 			stack[depth].node = literal;
 			stack[depth++].at = next;

@@ -30,6 +30,7 @@ struct hit_list {
 struct node { /* of the trie of path segments */
 	struct hit_list exact, prefix;
 	uint32_t param; /* child for ":name", 0: none */
+	bool has_edges; /* children for literal segments */
 };
 
 struct bucket { /* one (port, host pattern); what an HTTP request needs comes first */

@@ -250,13 +250,6 @@ static uint16_t pick_round(struct group_pick *p, bool is_backup, bool is_ejected
 	return p->set_cnt == 0 ? TARGET_NONE : pick(p);
 }
 
-/* Every connection to a name begins at the next of its addresses. */
-static unsigned next_addr(struct upstream_worker *w, struct upstream *u)
-{
-	unsigned cnt = upstream_addr_cnt(u);
-	return cnt < 2 ? 0 : u->pools[w->ix].addr_at++ % cnt;
-}
-
 enum err upstream_choose(struct upstream_worker *w, const struct upstream_group *group,
 			 struct upstream_choice *choice)
 {
@@ -276,7 +269,7 @@ found:
 	choice->tried[choice->tried_cnt++] = ix;
 	choice->target_ix = ix;
 	choice->upstream = group->targets[ix].upstream;
-	choice->addr_ix = next_addr(w, choice->upstream);
+	choice->addr_ix = choice->upstream->pools[w->ix].addr_at++;
 	return ERR_OK;
 }
 
