@@ -520,6 +520,35 @@ START_TEST(resumption)
 }
 END_TEST
 
+/* RFC 8446, C.4: a ticket is used once, so each connection has to bring the next one's. */
+START_TEST(each_resumption_brings_a_new_ticket)
+{
+	start();
+	struct pair p = { 0 };
+	SSL_SESSION *last = NULL;
+	for (int i = 0; i < 4; i++) {
+		struct tls_conn_info info;
+		pair_open(&p, &defaults, TLS1_3_VERSION, 1);
+		if (last != NULL)
+			ck_assert_int_eq(SSL_set_session(p.client, last), 1);
+		pair_handshake(&p);
+		pair_echo(&p);
+		tls_conn_info(p.conn, &info);
+		ck_assert_int_eq(info.is_resumed, i > 0);
+		SSL_SESSION *session = SSL_get1_session(p.client);
+		ck_assert_ptr_ne(session, last);
+		ck_assert_int_eq(SSL_SESSION_is_resumable(session), 1);
+		SSL_SESSION_free(last);
+		last = session;
+		pair_close(&p);
+	}
+	SSL_SESSION_free(last);
+	pair_open(&p, &defaults, TLS1_3_VERSION, 1);
+	pair_fini(&p);
+	finish();
+}
+END_TEST
+
 static TCase *handshake_tests(void)
 {
 	TCase *tc = tcase_create("handshake");
@@ -535,6 +564,7 @@ static TCase *handshake_tests(void)
 	tcase_add_loop_test(tc, garbage_is_refused, 0, SP_ARRAY_LEN(garbage));
 	tcase_add_test(tc, client_that_goes_away_is_no_failure);
 	tcase_add_loop_test(tc, resumption, 0, SP_ARRAY_LEN(resumptions));
+	tcase_add_test(tc, each_resumption_brings_a_new_ticket);
 	return tc;
 }
 
