@@ -101,8 +101,9 @@ enum err tls_conn_new(struct tls_worker *worker, int fd, struct tls_cert *cert, 
 uint64_t tls_slot_hash(const struct tls_slot *slot);
 void tls_conn_free(struct tls_conn *conn);
 /* Bytes that were read from fd before TLS took over; copied, given to OpenSSL before anything else
- * is read. At most WIRE_HELLO_MAX bytes. */
-enum err tls_conn_feed(struct tls_conn *conn, const void *data, size_t len) SP_MUST_USE;
+ * is read. At most WIRE_HELLO_MAX bytes. is_all: fd has nothing more, the next step need not look. */
+enum err tls_conn_feed(struct tls_conn *conn, const void *data, size_t len, bool is_all)
+	SP_MUST_USE;
 /* STEP_DONE, STEP_READ, STEP_WRITE, STEP_EOF (client went away), STEP_FAIL. A failure's alert is
  * sent by OpenSSL. */
 enum step tls_conn_handshake(struct tls_conn *conn) SP_NO_RCU;
@@ -116,6 +117,9 @@ enum step tls_conn_write(struct tls_conn *conn, const void *src, size_t len, siz
  * STEP_READ; may be true once when only a part of a record is held: the next read then says
  * STEP_READ. */
 bool tls_conn_has_pending(const struct tls_conn *conn);
+/* After a handshake or a read that was done: it emptied fd and nothing waits inside, so that the next
+ * bytes are a new event. As with a short read, an end or urgent data may be there all the same. */
+bool tls_conn_is_drained(const struct tls_conn *conn);
 /* Sends close_notify, once; does not wait for the client's. */
 enum step tls_conn_close_notify(struct tls_conn *conn) SP_NO_RCU;
 struct tls_conn_info {

@@ -124,16 +124,26 @@ void conn_post(struct conn *conn)
 
 /* ---- transport ---- */
 
+void conn_note_drained(struct conn *conn)
+{
+	if (!conn->has_hung_up && !conn->is_urgent)
+		conn->is_readable = false;
+}
+
 static enum step recv_plain(struct conn *conn, void *dst, size_t cap, size_t *ret_len)
 {
 	enum step step = socket_recv(conn->io.fd, dst, cap, ret_len);
-	if (step != STEP_DONE)
-		return step;
-	/* A short read emptied the socket, unless an end waits behind it, or it stopped at urgent data: the
-	 * next arrival is a new edge. */
-	if (*ret_len < cap && !conn->has_hung_up && !conn->is_urgent)
-		conn->is_readable = false;
-	return STEP_DONE;
+	if (step == STEP_DONE && *ret_len < cap)
+		conn_note_drained(conn);
+	return step;
+}
+
+static enum step recv_tls(struct conn *conn, void *dst, size_t cap, size_t *ret_len)
+{
+	enum step step = tls_conn_read(conn->tls, dst, cap, ret_len);
+	if (step == STEP_DONE && tls_conn_is_drained(conn->tls))
+		conn_note_drained(conn);
+	return step;
 }
 
 enum step conn_recv(struct conn *conn, void *dst, size_t cap, size_t *ret_len)
@@ -142,7 +152,7 @@ enum step conn_recv(struct conn *conn, void *dst, size_t cap, size_t *ret_len)
 		return STEP_EOF;
 	if (!conn->is_readable)
 		return STEP_READ;
-	enum step step = conn->tls != NULL ? tls_conn_read(conn->tls, dst, cap, ret_len)
+	enum step step = conn->tls != NULL ? recv_tls(conn, dst, cap, ret_len)
 					   : recv_plain(conn, dst, cap, ret_len);
 	if (step == STEP_READ)
 		conn->is_readable = false;

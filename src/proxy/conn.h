@@ -16,6 +16,9 @@ bool conn_begin(struct conn *conn);
 /* Counts the connection for its client's address. False: closed, it was one too many. */
 bool conn_enter_address(struct conn *conn);
 void conn_unpin(struct conn *conn);
+/* A short read emptied the socket, unless an end waits behind it, or it stopped at urgent data: the next arrival is
+ * a new edge. */
+void conn_note_drained(struct conn *conn);
 /* A fatal alert in a record of its own (RFC 8446, 6.2): OpenSSL has not taken over, or never will. */
 void conn_send_alert(struct conn *conn, uint8_t description);
 

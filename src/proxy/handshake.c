@@ -105,7 +105,8 @@ static bool start_tls(struct conn *conn, const struct wire_hello *hello, struct 
 	enum err e = tls_conn_new(w->tls, conn->io.fd, cert, conn->slot_hash, &conn->tls);
 	tls_cert_put(cert);
 	if (e == ERR_OK)
-		e = tls_conn_feed(conn->tls, buf_at(&conn->in), buf_len(&conn->in));
+		e = tls_conn_feed(conn->tls, buf_at(&conn->in), buf_len(&conn->in),
+				  !conn->is_readable);
 	if (e != ERR_OK)
 		return refuse(conn, ALERT_INTERNAL_ERROR, EXCHANGE_END_NO_MEMORY);
 	buf_release(&conn->in, &w->bufs);
@@ -216,6 +217,8 @@ bool conn_step_handshake(struct conn *conn)
 	stat_add(&w->stats.tls_resumed, info.is_resumed);
 	conn->is_readable =
 		true; /* application data may have come with the handshake's last flight */
+	if (tls_conn_is_drained(conn->tls))
+		conn_note_drained(conn);
 	if (conn->generation != NULL) {
 		open_tunnel(conn, tls_conn_sni(conn->tls));
 		return false;

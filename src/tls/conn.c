@@ -47,10 +47,16 @@ static int read_bio(BIO *bio, char *dst, int cap)
 	conn->is_dry = false;
 	if (conn->fed != NULL)
 		return take_fed(conn, dst, cap);
+	if (conn->is_all_fed) {
+		conn->is_dry = true;
+		BIO_set_retry_read(bio);
+		return -1;
+	}
 	ssize_t n;
 	do
 		n = recv(conn->fd, dst, (size_t)cap, 0);
 	while (n < 0 && errno == EINTR);
+	conn->has_read_short = n > 0 && n < cap;
 	if (n > 0)
 		return (int)n;
 	conn->is_dry = true;
@@ -221,8 +227,9 @@ const char *tls_conn_sni(const struct tls_conn *conn)
 	return conn->name == NULL || conn->is_name_ip ? "" : conn->name;
 }
 
-enum err tls_conn_feed(struct tls_conn *conn, const void *data, size_t len)
+enum err tls_conn_feed(struct tls_conn *conn, const void *data, size_t len, bool is_all)
 {
+	conn->is_all_fed = is_all;
 	if (len == 0)
 		return ERR_OK;
 	size_t held = conn->fed_len - conn->fed_at;
@@ -301,7 +308,9 @@ enum step tls_conn_handshake(struct tls_conn *conn)
 	if (conn->has_failed)
 		return STEP_FAIL;
 	ERR_clear_error();
+	conn->has_read_short = false;
 	enum step step = judge(conn, SSL_do_handshake(conn->ssl), true);
+	conn->is_all_fed = false;
 	if (step == STEP_FAIL || step == STEP_EOF)
 		tls_conn_drop_session(conn);
 	if (step == STEP_FAIL && !conn->has_verify_failed &&
@@ -315,6 +324,7 @@ enum step tls_conn_read(struct tls_conn *conn, void *dst, size_t cap, size_t *re
 	if (conn->has_failed)
 		return STEP_FAIL;
 	ERR_clear_error();
+	conn->has_read_short = false;
 	return judge(conn, SSL_read_ex(conn->ssl, dst, cap, ret_len), true);
 }
 
@@ -334,6 +344,11 @@ bool tls_conn_has_pending(const struct tls_conn *conn)
 	if (SSL_pending(conn->ssl) > 0)
 		return true;
 	return !conn->is_dry && (conn->fed != NULL || SSL_has_pending(conn->ssl) == 1);
+}
+
+bool tls_conn_is_drained(const struct tls_conn *conn)
+{
+	return conn->has_read_short && conn->fed == NULL && SSL_has_pending(conn->ssl) == 0;
 }
 
 enum step tls_conn_close_notify(struct tls_conn *conn)

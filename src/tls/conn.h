@@ -14,8 +14,10 @@ struct tls_conn {
 	const char *sys_call; /* "recv" or "send" */
 	bool is_dry;     /* the last look at the socket found nothing, so nothing whole waits inside
 			    either */
-	bool is_tcp_eof; /* the other side's FIN was seen */
-	bool has_failed; /* OpenSSL allows no further call */
+	bool is_all_fed; /* nothing waits behind the fed bytes */
+	bool has_read_short; /* the last call's last read emptied the socket */
+	bool is_tcp_eof;     /* the other side's FIN was seen */
+	bool has_failed;     /* OpenSSL allows no further call */
 	bool is_notify_sent; /* close_notify */
 	bool is_client;
 	bool is_name_ip;

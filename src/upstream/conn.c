@@ -271,6 +271,14 @@ static enum step note_step(struct upstream_conn *conn, enum step step)
 	return step;
 }
 
+/* A short read emptied the socket, unless an end waits behind it, or it stopped at urgent data: the next
+ * arrival is a new edge. */
+static void note_drained(struct upstream_conn *conn)
+{
+	if (!conn->has_hung_up && !conn->is_urgent)
+		conn->is_readable = false;
+}
+
 static enum step send_preface(struct upstream_conn *conn)
 {
 	while (conn->preface_sent < conn->preface_len) {
@@ -306,6 +314,8 @@ static enum step shake_hands(struct upstream_conn *conn)
 			return fail(conn, UPSTREAM_FAILURE_TLS, err_text(e));
 	}
 	enum step step = note_step(conn, tls_conn_handshake(conn->tls));
+	if (step == STEP_DONE && tls_conn_is_drained(conn->tls))
+		note_drained(conn);
 	if (step != STEP_EOF && step != STEP_FAIL)
 		return step;
 	const char *why = tls_conn_error(conn->tls);
@@ -386,16 +396,13 @@ void pool_close_idle(struct upstream_pool *pool)
 
 enum step upstream_conn_read(struct upstream_conn *conn, void *dst, size_t cap, size_t *ret_len)
 {
-	if (conn->tls != NULL)
-		return note_step(conn, tls_conn_read(conn->tls, dst, cap, ret_len));
-	enum step step = note_step(conn, socket_recv(conn->io.fd, dst, cap, ret_len));
-	if (step != STEP_DONE)
-		return step;
-	/* A short read emptied the socket, unless an end waits behind it, or it stopped at urgent data: the
-	 * next arrival is a new edge. */
-	if (*ret_len < cap && !conn->has_hung_up && !conn->is_urgent)
-		conn->is_readable = false;
-	return STEP_DONE;
+	enum step step =
+		note_step(conn, conn->tls != NULL ? tls_conn_read(conn->tls, dst, cap, ret_len)
+						  : socket_recv(conn->io.fd, dst, cap, ret_len));
+	if (step == STEP_DONE &&
+	    (conn->tls != NULL ? tls_conn_is_drained(conn->tls) : *ret_len < cap))
+		note_drained(conn);
+	return step;
 }
 
 enum step upstream_conn_write(struct upstream_conn *conn, const void *src, size_t len,

@@ -1,7 +1,11 @@
 #pragma once
 /* Tests of the tls room: certificates of the test's own, and a client with a connection on a socket
  * pair. */
+#include <arpa/inet.h>
 #include <check.h>
+#include <fcntl.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
@@ -120,6 +124,7 @@ struct pair {
 	SSL *client;
 	struct tls_conn *conn;
 	int fd, client_fd;
+	bool is_tcp;
 	enum step step; /* of the handshake */
 	int client_rc;
 	unsigned long client_code; /* first error of the client */
@@ -149,11 +154,34 @@ static inline void pair_sockets(struct pair *p)
 	p->client_fd = fds[1];
 }
 
+/* The same over TCP. */
+static inline void pair_sockets_tcp(struct pair *p)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET,
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(addr);
+	int one = 1;
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(bind(listener, (struct sockaddr *)&addr, len), 0);
+	ck_assert_int_eq(listen(listener, 1), 0);
+	ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&addr, &len), 0);
+	p->client_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(connect(p->client_fd, (struct sockaddr *)&addr, len), 0);
+	p->fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	ck_assert_int_ge(p->fd, 0);
+	ck_assert_int_eq(fcntl(p->client_fd, F_SETFL, O_NONBLOCK), 0);
+	(void)setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	close(listener);
+}
+
 /* Makes what is still missing. The client is on its socket; version: the highest that it offers. */
 static inline void pair_open(struct pair *p, const struct tls_settings *settings, int version,
 			     uint64_t slot_hash)
 {
-	pair_sockets(p);
+	if (p->is_tcp)
+		pair_sockets_tcp(p);
+	else
+		pair_sockets(p);
 	if (p->worker == NULL)
 		ck_assert_int_eq(tls_worker_new(settings, &p->worker), ERR_OK);
 	if (p->cert == NULL)
@@ -237,4 +265,22 @@ static inline void pair_echo(struct pair *p)
 	ck_assert_mem_eq(got, "world!", 6);
 	ck_assert_int_eq(tls_conn_read(p->conn, got, sizeof(got), &len), STEP_READ);
 	ck_assert(!tls_conn_has_pending(p->conn));
+}
+
+static inline uint8_t pattern(size_t i)
+{
+	return (uint8_t)(i * 31 + (i >> 8));
+}
+
+/* Takes what the client can read; returns the count of bytes so far. */
+static inline size_t drain_client(SSL *client, size_t done)
+{
+	uint8_t got[4096];
+	size_t n = 0;
+	while (SSL_read_ex(client, got, sizeof(got), &n) == 1) {
+		for (size_t i = 0; i < n; i++)
+			ck_assert_uint_eq(got[i], pattern(done + i));
+		done += n;
+	}
+	return done;
 }

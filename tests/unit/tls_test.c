@@ -222,7 +222,7 @@ START_TEST(garbage_is_refused)
 	char rest[300];
 	memset(rest, 'z', sizeof(rest));
 	pair_open(&p, &defaults, TLS1_3_VERSION, 1);
-	ck_assert_int_eq(tls_conn_feed(p.conn, garbage[_i].bytes, 3), ERR_OK);
+	ck_assert_int_eq(tls_conn_feed(p.conn, garbage[_i].bytes, 3, false), ERR_OK);
 	memcpy(rest, garbage[_i].bytes + 3, strlen(garbage[_i].bytes + 3));
 	ck_assert_int_eq(send(p.client_fd, rest, sizeof(rest), 0), sizeof(rest));
 	ck_assert_int_eq(tls_conn_handshake(p.conn), STEP_FAIL);
@@ -315,7 +315,7 @@ START_TEST(fed_hello)
 	ck_assert_int_eq(BIO_read(r.from_client, hello, fed), fed);
 	for (int at = 0; at < fed; at += feeds[_i].piece) {
 		int n = fed - at < feeds[_i].piece ? fed - at : feeds[_i].piece;
-		ck_assert_int_eq(tls_conn_feed(r.p.conn, hello + at, (size_t)n), ERR_OK);
+		ck_assert_int_eq(tls_conn_feed(r.p.conn, hello + at, (size_t)n, false), ERR_OK);
 	}
 	ck_assert_int_eq(tls_conn_has_pending(r.p.conn), fed > 0);
 	relay_pump(&r);
@@ -327,15 +327,62 @@ START_TEST(fed_hello)
 }
 END_TEST
 
+/* The second half of a ClientHello is seen by the next step, when the first was said to be all. */
+START_TEST(fed_bytes_that_are_all_spare_a_look)
+{
+	start();
+	struct relay r = { 0 };
+	char hello[4096];
+	relay_open(&r, TLS1_3_VERSION);
+	int len = BIO_read(r.from_client, hello, sizeof(hello));
+	ck_assert_int_gt(len, 100);
+	ck_assert_int_eq(send(r.p.client_fd, hello + 100, (size_t)len - 100, 0), len - 100);
+	ck_assert_int_eq(tls_conn_feed(r.p.conn, hello, 100, true), ERR_OK);
+	ck_assert_int_eq(tls_conn_handshake(r.p.conn), STEP_READ);
+	ck_assert(!tls_conn_has_pending(r.p.conn));
+	ck_assert_int_eq(recv(r.p.client_fd, hello, sizeof(hello), 0), -1);
+	ck_assert_int_eq(tls_conn_handshake(r.p.conn), STEP_READ);
+	ck_assert_int_gt(recv(r.p.client_fd, hello, sizeof(hello), 0), 0);
+	pair_fini(&r.p);
+	finish();
+}
+END_TEST
+
+/* A record that came after the last read is an event of its own: nobody may take the socket for empty. */
+START_TEST(drained_is_said_of_the_last_read_only)
+{
+	start();
+	struct pair p = { 0 };
+	char got[16];
+	size_t len = 0;
+	pair_open(&p, &defaults, TLS1_3_VERSION, 1);
+	pair_handshake(&p);
+	ck_assert_int_eq(SSL_write(p.client, "one", 3), 3);
+	ck_assert_int_eq(SSL_write(p.client, "two", 3), 3);
+	ck_assert_int_eq(tls_conn_read(p.conn, got, sizeof(got), &len), STEP_DONE);
+	ck_assert(!tls_conn_is_drained(p.conn));
+	ck_assert_int_eq(SSL_write(p.client, "three", 5), 5);
+	ck_assert_int_eq(tls_conn_read(p.conn, got, sizeof(got), &len), STEP_DONE);
+	ck_assert(!tls_conn_is_drained(p.conn));
+	ck_assert_int_eq(tls_conn_read(p.conn, got, sizeof(got), &len), STEP_DONE);
+	ck_assert_uint_eq(len, 5);
+	ck_assert(tls_conn_is_drained(p.conn));
+	ck_assert_int_eq(tls_conn_read(p.conn, got, sizeof(got), &len), STEP_READ);
+	ck_assert(!tls_conn_is_drained(p.conn));
+	pair_fini(&p);
+	finish();
+}
+END_TEST
+
 START_TEST(feed_has_a_limit)
 {
 	start();
 	struct pair p = { 0 };
 	char *big = calloc(1, 65537);
 	pair_open(&p, &defaults, TLS1_3_VERSION, 1);
-	ck_assert_int_eq(tls_conn_feed(p.conn, big, 65537), ERR_LIMIT);
-	ck_assert_int_eq(tls_conn_feed(p.conn, big, 65536), ERR_OK);
-	ck_assert_int_eq(tls_conn_feed(p.conn, big, 1), ERR_LIMIT);
+	ck_assert_int_eq(tls_conn_feed(p.conn, big, 65537, false), ERR_LIMIT);
+	ck_assert_int_eq(tls_conn_feed(p.conn, big, 65536, false), ERR_OK);
+	ck_assert_int_eq(tls_conn_feed(p.conn, big, 1, false), ERR_LIMIT);
 	free(big);
 	pair_fini(&p);
 	finish();
@@ -360,8 +407,10 @@ START_TEST(pending_with_read_ahead)
 	ck_assert_int_eq(tls_conn_read(r.p.conn, got, 1, &len), STEP_DONE);
 	ck_assert_uint_eq(len, 1);
 	ck_assert(tls_conn_has_pending(r.p.conn));
+	ck_assert(!tls_conn_is_drained(r.p.conn));
 	ck_assert_int_eq(tls_conn_read(r.p.conn, got, sizeof(got), &len), STEP_DONE);
 	ck_assert_uint_eq(len, 2);
+	ck_assert(!tls_conn_is_drained(r.p.conn));
 	ck_assert(tls_conn_has_pending(r.p.conn));
 	ck_assert_int_eq(tls_conn_read(r.p.conn, got, sizeof(got), &len), STEP_DONE);
 	ck_assert_mem_eq(got, "two", 3);
@@ -399,24 +448,6 @@ START_TEST(half_closed_client_still_gets_its_answer)
 	finish();
 }
 END_TEST
-
-static uint8_t pattern(size_t i)
-{
-	return (uint8_t)(i * 31 + (i >> 8));
-}
-
-/* Takes what the client can read; returns the count of bytes so far. */
-static size_t drain_client(SSL *client, size_t done)
-{
-	uint8_t got[4096];
-	size_t n = 0;
-	while (SSL_read_ex(client, got, sizeof(got), &n) == 1) {
-		for (size_t i = 0; i < n; i++)
-			ck_assert_uint_eq(got[i], pattern(done + i));
-		done += n;
-	}
-	return done;
-}
 
 /* 1 MiB through a socket that fills, each repeated write from another buffer. */
 START_TEST(write_waits_and_goes_on_from_a_moved_buffer)
@@ -573,6 +604,8 @@ static TCase *data_tests(void)
 	TCase *tc = tcase_create("data");
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, fed_hello, 0, SP_ARRAY_LEN(feeds));
+	tcase_add_test(tc, fed_bytes_that_are_all_spare_a_look);
+	tcase_add_test(tc, drained_is_said_of_the_last_read_only);
 	tcase_add_test(tc, feed_has_a_limit);
 	tcase_add_test(tc, pending_with_read_ahead);
 	tcase_add_test(tc, half_closed_client_still_gets_its_answer);
