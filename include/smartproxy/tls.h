@@ -113,6 +113,8 @@ enum step tls_conn_read(struct tls_conn *conn, void *dst, size_t cap, size_t *re
  * a moved buffer. */
 enum step tls_conn_write(struct tls_conn *conn, const void *src, size_t len, size_t *ret_len)
 	SP_NO_RCU;
+/* What is written from now on may wait for close_notify and the FIN, which follow at once. */
+void tls_conn_expect_end(struct tls_conn *conn);
 /* True when bytes wait inside, so that no new read event will come for them. False after each
  * STEP_READ; may be true once when only a part of a record is held: the next read then says
  * STEP_READ. */
@@ -120,7 +122,7 @@ bool tls_conn_has_pending(const struct tls_conn *conn);
 /* After a handshake or a read that was done: it emptied fd and nothing waits inside, so that the next
  * bytes are a new event. As with a short read, an end or urgent data may be there all the same. */
 bool tls_conn_is_drained(const struct tls_conn *conn);
-/* Sends close_notify, once; does not wait for the client's. */
+/* Sends close_notify, once; does not wait for the client's. The FIN has to follow at once. */
 enum step tls_conn_close_notify(struct tls_conn *conn) SP_NO_RCU;
 struct tls_conn_info {
 	const char *version; /* "TLSv1.3"; static */

@@ -168,6 +168,8 @@ enum step conn_send(struct conn *conn, const void *src, size_t len, size_t *ret_
 	if (!conn->is_writable)
 		return STEP_WRITE;
 	enum step step;
+	if (conn->tls != NULL && conn->is_ending)
+		tls_conn_expect_end(conn->tls);
 	if (conn->tls != NULL)
 		step = tls_conn_write(conn->tls, src, len, ret_len);
 	else if (conn->is_ending)

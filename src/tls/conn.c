@@ -71,13 +71,22 @@ static int read_bio(BIO *bio, char *dst, int cap)
 	return -1;
 }
 
+/* A segment less: what the kernel holds back goes with what follows, or after 200 ms. A ticket of TLS
+ * 1.3 waits for the first answer; in TLS 1.2 the handshake's last message follows it at once. */
+static int choose_flags(const struct tls_conn *conn)
+{
+	bool has_more = conn->is_ending || SSL_get_state(conn->ssl) == TLS_ST_SW_SESSION_TICKET;
+	return has_more ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
+}
+
 static int write_bio(BIO *bio, const char *src, int len)
 {
 	struct tls_conn *conn = BIO_get_data(bio);
+	int flags = choose_flags(conn);
 	BIO_clear_retry_flags(bio);
 	ssize_t n;
 	do
-		n = send(conn->fd, src, (size_t)len, MSG_NOSIGNAL);
+		n = send(conn->fd, src, (size_t)len, flags);
 	while (n < 0 && errno == EINTR);
 	if (n >= 0)
 		return (int)n;
@@ -337,6 +346,11 @@ enum step tls_conn_write(struct tls_conn *conn, const void *src, size_t len, siz
 	return judge(conn, SSL_write_ex(conn->ssl, src, len, ret_len), false);
 }
 
+void tls_conn_expect_end(struct tls_conn *conn)
+{
+	conn->is_ending = true;
+}
+
 bool tls_conn_has_pending(const struct tls_conn *conn)
 {
 	if (conn->has_failed)
@@ -356,6 +370,7 @@ enum step tls_conn_close_notify(struct tls_conn *conn)
 	if (conn->has_failed || conn->is_notify_sent || !SSL_is_init_finished(conn->ssl))
 		return STEP_DONE;
 	ERR_clear_error();
+	conn->is_ending = true;
 	int rc = SSL_shutdown(conn->ssl);
 	/* 0: sent, the client's has not come, which nobody waits for. */
 	enum step step = rc >= 0 ? STEP_DONE : judge(conn, rc, false);

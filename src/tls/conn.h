@@ -16,6 +16,7 @@ struct tls_conn {
 			    either */
 	bool is_all_fed; /* nothing waits behind the fed bytes */
 	bool has_read_short; /* the last call's last read emptied the socket */
+	bool is_ending;      /* what is sent now is followed by the end at once */
 	bool is_tcp_eof;     /* the other side's FIN was seen */
 	bool has_failed;     /* OpenSSL allows no further call */
 	bool is_notify_sent; /* close_notify */

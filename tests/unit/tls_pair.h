@@ -4,7 +4,6 @@
 #include <arpa/inet.h>
 #include <check.h>
 #include <fcntl.h>
-#include <linux/tcp.h>
 #include <netinet/in.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -160,7 +159,6 @@ static inline void pair_sockets_tcp(struct pair *p)
 	struct sockaddr_in addr = { .sin_family = AF_INET,
 				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof(addr);
-	int one = 1;
 	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	ck_assert_int_eq(bind(listener, (struct sockaddr *)&addr, len), 0);
 	ck_assert_int_eq(listen(listener, 1), 0);
@@ -170,7 +168,6 @@ static inline void pair_sockets_tcp(struct pair *p)
 	p->fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	ck_assert_int_ge(p->fd, 0);
 	ck_assert_int_eq(fcntl(p->client_fd, F_SETFL, O_NONBLOCK), 0);
-	(void)setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	close(listener);
 }
 
