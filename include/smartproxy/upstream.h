@@ -74,6 +74,8 @@ void upstreams_wait_names(struct upstreams *us, int64_t time_ms) SP_ON_CONTROL;
 const char *upstream_name(const struct upstream *u);
 /* "" or the group's name. */
 const char *upstream_group_name(const struct upstream_group *group);
+/* What of config each request asks, without a look at config. */
+enum config_balance upstream_group_balance(const struct upstream_group *group);
 const struct config_upstream *upstream_group_config(const struct upstream_group *group);
 
 /* ---- workers ---- */

@@ -180,13 +180,13 @@ static uint64_t hash_key(const struct exchange *x, const struct config_upstream 
 
 static enum move start_target(struct exchange *x)
 {
-	const struct config_upstream *group = upstream_group_config(x->route->group);
+	enum config_balance balance = upstream_group_balance(x->route->group);
 	x->to = (struct target){ .conn = x->conn, .route = x->route, .alpn = "http/1.1" };
 	struct wire_span cookie;
-	if (group->balance == CONFIG_BALANCE_HASH) {
-		x->to.choice.key_hash = hash_key(x, group);
-	} else if (group->balance == CONFIG_BALANCE_STICKY &&
-		   find_cookie(x, group->cookie, &cookie)) {
+	if (balance == CONFIG_BALANCE_HASH) {
+		x->to.choice.key_hash = hash_key(x, upstream_group_config(x->route->group));
+	} else if (balance == CONFIG_BALANCE_STICKY &&
+		   find_cookie(x, upstream_group_config(x->route->group)->cookie, &cookie)) {
 		x->to.choice.cookie = cookie.at;
 		x->to.choice.cookie_len = cookie.len;
 	}
@@ -224,11 +224,11 @@ enum move decide_admit(struct exchange *x)
 		x->wants_close |= x->request.method == WIRE_METHOD_CONNECT;
 		return exchange_reply_with(x, 405, EXCHANGE_END_LOCAL);
 	}
+	if (action->type == CONFIG_FORWARD)
+		return admit_forward(x);
 	x->end = EXCHANGE_END_LOCAL;
 	x->reply = action->status;
 	switch (action->type) {
-	case CONFIG_FORWARD:
-		return admit_forward(x);
 	case CONFIG_REDIRECT:
 		return answer_redirect(x);
 	case CONFIG_RESPOND:

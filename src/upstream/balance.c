@@ -214,7 +214,7 @@ static uint16_t pick_by_cookie(const struct group_pick *p)
 
 static uint16_t pick(struct group_pick *p)
 {
-	enum config_balance balance = p->group->config->balance;
+	enum config_balance balance = p->group->balance;
 	p->choice->wants_cookie = false;
 	if (balance == CONFIG_BALANCE_STICKY) {
 		uint16_t ix = pick_by_cookie(p);

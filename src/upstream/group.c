@@ -27,13 +27,11 @@ static void free_group(struct upstreams *us, struct upstream_group *group)
 	SP_TSA(requires_capability(sp_control));
 static void free_group(struct upstreams *us, struct upstream_group *group)
 {
-	for (uint32_t i = 0; i < group->target_cnt && group->targets != NULL; i++) {
+	for (uint32_t i = 0; i < group->target_cnt; i++) {
 		if (group->targets[i].upstream != NULL)
 			registry_put(us, group->targets[i].upstream);
 	}
 	balance_free(group);
-	free(group->targets);
-	free(group->active);
 	free(group);
 }
 
@@ -85,18 +83,21 @@ static enum err make(struct upstreams *us, const struct config_upstream *config,
 			    config->target_cnt, UINT16_MAX - 1);
 		return ERR_LIMIT;
 	}
-	struct upstream_group *group = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*group));
+	struct upstream_group *group =
+		fault_hits(FAULT_MALLOC)
+			? NULL
+			: calloc(1, sizeof(*group) + config->target_cnt * (sizeof(*group->targets) +
+									   sizeof(*group->active)));
 	if (group == NULL)
 		return ERR_NOMEM;
 	group->config = config;
+	group->balance = config->balance;
 	group->tls = tls;
 	group->ref_cnt = 1;
 	group->target_cnt = (uint32_t)config->target_cnt;
-	group->targets = calloc(config->target_cnt + 1, sizeof(*group->targets));
-	group->active = calloc(config->target_cnt + 1, sizeof(*group->active));
-	enum err e = group->targets == NULL || group->active == NULL ? ERR_NOMEM : ERR_OK;
-	if (e == ERR_OK)
-		e = fill_targets(us, group, reterr);
+	group->targets = (struct group_target *)(group + 1);
+	group->active = (uint16_t *)(group->targets + config->target_cnt);
+	enum err e = fill_targets(us, group, reterr);
 	if (e == ERR_OK)
 		e = balance_compile(group, us->worker_cnt);
 	if (e != ERR_OK) {
@@ -164,6 +165,11 @@ void upstream_group_apply(struct upstreams *us, struct upstream_group *group)
 const char *upstream_group_name(const struct upstream_group *group)
 {
 	return group->config->name == NULL ? "" : group->config->name;
+}
+
+enum config_balance upstream_group_balance(const struct upstream_group *group)
+{
+	return group->balance;
 }
 
 const struct config_upstream *upstream_group_config(const struct upstream_group *group)

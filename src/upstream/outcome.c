@@ -23,12 +23,12 @@ bool upstream_is_usable(const struct upstream *u, int64_t now_ms, bool is_ejecte
 
 /* ---- retries ---- */
 
-void pool_add_credit(struct upstream_pool *pool, unsigned budget_percent)
+void pool_add_credit(struct upstream_pool *pool, const struct config_upstream *config)
 {
 	int32_t credit = pool->retry_credit;
 	if (credit >= CREDIT_MAX - CREDIT_START)
 		return;
-	credit += (int32_t)budget_percent;
+	credit += (int32_t)config->retry.budget_percent;
 	pool->retry_credit =
 		credit > CREDIT_MAX - CREDIT_START ? CREDIT_MAX - CREDIT_START : credit;
 }

@@ -104,29 +104,31 @@ struct group_cursor {             /* one worker's; written by it only */
 	uint64_t load, weight;    /* bounded hash, large groups: of the usable ones, at load_ms */
 	int64_t load_ms;
 };
-/* Immutable but for the cursors. */
+/* Immutable but for the cursors. Targets and active lie behind it, in the same allocation; what a request touches
+ * comes last, next to them. */
 struct upstream_group {
 	struct upstream_group *next,
 		**link; /* in the registry's list of groups; what points to it there */
 	struct upstream_group *bucket_next; /* by config */
 	uint32_t ref_cnt;                   /* held by: generations; control thread */
-	const struct config_upstream *config;
+	bool is_applied;
 	const struct config_upstream_tls *tls;
-	struct group_target *targets;
-	uint32_t target_cnt;
-	uint16_t *active, *backup; /* indexes of targets */
-	uint32_t active_cnt, backup_cnt;
+	uint16_t *maglev; /* CONFIG_BALANCE_HASH: table of active ones */
+	uint32_t maglev_len;
+	uint32_t sticky_mask;
+	uint16_t *
+		sticky; /* CONFIG_BALANCE_STICKY: open addressing by target's hash, UINT16_MAX: empty */
+	struct group_cursor *cursors; /* by worker */
+	uint32_t weight_sum;
+	enum config_balance balance; /* as config says */
+	const struct config_upstream *config;
 	uint16_t *
 		schedule; /* smooth weighted order of active ones; it is active itself when all weigh the same */
 	uint32_t schedule_len;
-	uint16_t *maglev; /* CONFIG_BALANCE_HASH: table of active ones */
-	uint32_t maglev_len;
-	uint16_t *
-		sticky; /* CONFIG_BALANCE_STICKY: open addressing by target's hash, UINT16_MAX: empty */
-	uint32_t sticky_mask;
-	uint32_t weight_sum;
-	struct group_cursor *cursors; /* by worker */
-	bool is_applied;
+	uint32_t target_cnt;
+	struct group_target *targets;
+	uint16_t *active, *backup; /* indexes of targets */
+	uint32_t active_cnt, backup_cnt;
 };
 
 struct upstreams {
@@ -211,7 +213,7 @@ static inline void pool_add(uint32_t *counter, int n)
 	__atomic_store_n(counter, *counter + (uint32_t)n, __ATOMIC_RELAXED);
 }
 /* A request adds to what may be retried. */
-void pool_add_credit(struct upstream_pool *pool, unsigned budget_percent);
+void pool_add_credit(struct upstream_pool *pool, const struct config_upstream *config);
 void pool_close_idle(struct upstream_pool *pool);
 /* After a count of this pool has fallen: lets go of the upstream if it is going away and nothing is left. */
 void pool_settle(struct upstream_pool *pool);

@@ -166,7 +166,7 @@ enum step upstream_enter(struct upstream_worker *w, const struct upstream_group 
 	if (step == STEP_FAIL)
 		return STEP_FAIL;
 	ticket->upstream = u;
-	pool_add_credit(pool, group->config->retry.budget_percent);
+	pool_add_credit(pool, group->config);
 	if (step == STEP_DONE)
 		hold(pool, ticket);
 	return step;
