@@ -14,6 +14,8 @@ enum step socket_send(int fd, const void *src, size_t len, size_t *ret_len);
  * with its FIN in it. */
 enum step socket_send_last(int fd, const void *src, size_t len, size_t *ret_len);
 
+/* Connections that wait to be accepted; 1 when the kernel does not say. */
+unsigned socket_queue_len(int listen_fd);
 /* Begins to connect; the caller owns the descriptor, which is writable or broken when it is decided. ERR_NETWORK:
  * refused at once, which is the other side's fault, *reterr_why (static) says how; ERR_LIMIT: this machine has no
  * descriptor, port or memory left. */

@@ -44,6 +44,16 @@ enum step socket_send_last(int fd, const void *src, size_t len, size_t *ret_len)
 	return send_with(fd, src, len, MSG_MORE, ret_len);
 }
 
+unsigned socket_queue_len(int listen_fd)
+{
+	struct tcp_info info;
+	socklen_t len = sizeof(info);
+	if (getsockopt(listen_fd, IPPROTO_TCP, TCP_INFO, &info, &len) != 0 ||
+	    info.tcpi_state != TCP_LISTEN)
+		return 1;
+	return info.tcpi_unacked;
+}
+
 /* Returns an errno, 0: begun. Urgent bytes keep their place among the others (RFC 6093, 6). */
 static int begin(int fd, const struct addr *addr)
 {

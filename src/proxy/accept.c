@@ -50,8 +50,6 @@ static struct conn *new_conn(struct worker *w, int fd, const struct addr *peer,
 	conn->accepted_ms = conn->active_ms = loop_now_ms(w->loop);
 	conn->end = EXCHANGE_END_CNT;
 	conn->is_writable = true;
-	/* In most cases the first bytes are there already or come within the loop's next turn. */
-	conn->is_readable = true;
 	return conn;
 }
 
@@ -104,10 +102,9 @@ void conn_accept(struct worker *w, int fd, const struct addr *client, const stru
 					  ? w->settings.header_ms
 					  : w->settings.hello_ms;
 		conn_arm_timer(conn, conn->accepted_ms + time_ms);
-	} else if (!conn_begin(conn)) {
-		return;
+	} else {
+		(void)conn_begin(conn);
 	}
-	conn_run(conn);
 }
 
 bool conn_begin(struct conn *conn)

@@ -22,6 +22,7 @@
 #include "smartproxy/socket.h"
 
 #define REQUESTS_A_RUN 64
+#define WATCHED        (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
 void conn_set_state(struct conn *conn, enum conn_state state)
 {
@@ -287,6 +288,15 @@ static bool step_linger(struct conn *conn)
 
 /* ---- driver ---- */
 
+void conn_await_room(struct conn *conn)
+{
+	if (SP_LIKELY(conn->is_writable) || conn->is_awaiting_room || conn->state == CONN_CLOSED)
+		return;
+	conn->is_awaiting_room = true;
+	if (loop_change(conn->worker->loop, &conn->io, WATCHED | EPOLLOUT) != ERR_OK)
+		conn_close_for(conn, EXCHANGE_END_NO_MEMORY);
+}
+
 void conn_run(struct conn *conn)
 {
 	static bool (*const steps[])(struct conn * conn) = {
@@ -308,6 +318,7 @@ void conn_run(struct conn *conn)
 		}
 	}
 	conn->is_running = false;
+	conn_await_room(conn);
 }
 
 static void on_io(struct io *io, uint32_t events)
@@ -366,6 +377,7 @@ static void on_timer(struct timer *timer)
 	conn->is_running = false;
 	if (conn->state == CONN_HTTP && conn->exchange == NULL)
 		conn_post(conn);
+	conn_await_room(conn);
 }
 
 bool conn_open(struct conn *conn)
@@ -376,8 +388,7 @@ bool conn_open(struct conn *conn)
 	list_append(&w->conns, &conn->link);
 	stat_add(&w->stats.connections_accepted, 1);
 	stat_add(&w->stats.connections_open, 1);
-	if (loop_add(w->loop, &conn->io, EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET) ==
-	    ERR_OK)
+	if (loop_add(w->loop, &conn->io, WATCHED) == ERR_OK)
 		return true;
 	conn_close_for(conn, EXCHANGE_END_NO_MEMORY);
 	return false;

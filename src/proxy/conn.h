@@ -10,6 +10,8 @@
 void conn_set_state(struct conn *conn, enum conn_state state);
 /* A new one: from now on it ends by conn_close. False: closed, the loop cannot watch it. */
 bool conn_open(struct conn *conn);
+/* After whatever may have sent: the loop tells when there is room again, if there was none. */
+void conn_await_room(struct conn *conn);
 /* Behind accept and the PROXY header, if there was one: to HELLO, HTTP or TUNNEL, as its listener is. True: run
  * on. */
 bool conn_begin(struct conn *conn);

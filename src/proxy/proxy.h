@@ -47,6 +47,8 @@ struct worker_listener {
 	struct addr addr;
 	uint64_t set_id;
 	struct timer resume_timer; /* after descriptors ran out */
+	uint64_t ready_turn;       /* of the loop, when it was ready last */
+	unsigned ready_cnt;        /* turns in a row in which it was */
 };
 
 /* What a worker needs of the configuration before a route is known; copied when a new generation is
@@ -345,7 +347,7 @@ struct conn_proxy {
 struct tunnel;
 
 struct conn {
-	struct io io; /* armed once, edge-triggered, both directions */
+	struct io io; /* edge-triggered; is_awaiting_room says whether for EPOLLOUT too */
 	struct list link;
 	struct worker *worker;
 	enum conn_state state;
@@ -381,6 +383,7 @@ struct conn {
 	struct exchange *exchange; /* NULL between requests */
 	uint32_t request_cnt;
 	bool is_readable, is_writable, has_hung_up, has_eof;
+	bool is_awaiting_room; /* once it was not writable, the loop tells when it is again */
 	bool is_broken;        /* EPOLLHUP or EPOLLERR seen */
 	bool is_urgent;        /* EPOLLPRI seen: reads end before urgent data, more may be behind */
 	bool is_proxy_trusted; /* CONN_PROXY: a header is demanded; else one is refused */

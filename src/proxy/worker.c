@@ -7,10 +7,12 @@
 
 #include "smartproxy/clock.h"
 #include "smartproxy/fault.h"
+#include "smartproxy/socket.h"
 #include "smartproxy/text.h"
 #include "workers.h"
 
 #define ACCEPTS_A_TURN  64
+#define READY_TURNS     4 /* in a row: by then connections may come faster than turns */
 #define ACCEPT_PAUSE_MS 100
 
 static const char *const days[] = { "Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat" };
@@ -115,12 +117,26 @@ static bool accept_one(struct worker_listener *l)
 	return true;
 }
 
+/* One a turn: an accept for nothing costs half of one for something. More when they pile up. */
+static unsigned accepts_now(struct worker_listener *l)
+{
+	uint64_t turn = loop_turns(l->worker->loop);
+	l->ready_cnt = turn == l->ready_turn + 1 ? l->ready_cnt + 1 : 0;
+	l->ready_turn = turn;
+	if (l->ready_cnt < READY_TURNS)
+		return 1;
+	unsigned cnt = socket_queue_len(l->io.fd);
+	if (cnt <= 1)
+		l->ready_cnt = 0;
+	return cnt < ACCEPTS_A_TURN ? cnt : ACCEPTS_A_TURN;
+}
+
 static void on_listener(struct io *io, uint32_t events)
 {
 	(void)events;
 	struct worker_listener *l = SP_CONTAINER_OF(io, struct worker_listener, io);
 	worker_refresh_settings(l->worker);
-	for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+	for (unsigned cnt = accepts_now(l); cnt > 0; cnt--) {
 		if (!accept_one(l))
 			return;
 	}

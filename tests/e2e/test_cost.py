@@ -1,4 +1,5 @@
 """What a keep-alive request costs in its steady state: README's promise, counted."""
+import collections
 import itertools
 import os
 import re
@@ -116,9 +117,9 @@ def test_a_request_over_tls_allocates_nothing_of_ours(t):
         assert abs(allocated - freed) < 1
 
 
-def check_calls(t, body):
+def calls_during(t, p, work):
+    """{system call: how often} of the worker while work runs."""
     t.need("strace")
-    p, o, c = started(t, fixed(body))
 
     def name(task):
         with open(f"/proc/{p.pid}/task/{task}/comm") as f:
@@ -128,18 +129,25 @@ def check_calls(t, body):
     tracer = subprocess.Popen(["strace", "-p", worker, "-o", file], stderr=subprocess.PIPE, text=True)
     t.cleanup(tracer.kill)
     assert "attached" in tracer.stderr.readline()
-    for ix in range(REQUESTS):
-        assert c.get(f"/{ix}").body == body
+    work()
     tracer.terminate()
     tracer.wait(10)
     tracer.stderr.close()
     with open(file) as f:
-        calls = re.findall(r"^(\w+)\(", f.read(), re.M)
-    count = {call: calls.count(call) for call in set(calls) if call != "epoll_wait"}
+        return collections.Counter(re.findall(r"^(\w+)\(", f.read(), re.M))
+
+
+def check_calls(t, body):
+    p, o, c = started(t, fixed(body))
+
+    def ask():
+        for ix in range(REQUESTS):
+            assert c.get(f"/{ix}").body == body
+    count = calls_during(t, p, ask)
     # A tick of the wall clock or a ping of the control thread may come in between.
-    assert count.get("recvfrom") == count.get("sendto") == 2 * REQUESTS, count
+    assert count.pop("epoll_wait") <= 2 * REQUESTS + 20, count
+    assert count["recvfrom"] == count["sendto"] == 2 * REQUESTS, count
     assert "epoll_ctl" not in count and sum(count.values()) <= 4 * REQUESTS + 20, count
-    assert calls.count("epoll_wait") <= 2 * REQUESTS + 20, count
     assert len(o.connections) == 1
 
 
@@ -149,6 +157,24 @@ def test_a_request_costs_two_receives_and_two_sends(t):
 
 def test_so_does_one_with_a_longer_answer(t):
     check_calls(t, os.urandom(32 << 10))
+
+
+def test_a_connection_for_one_request_costs_seven_calls(t):
+    """Accepted, watched, closed with one call each; nothing is asked for in vain."""
+    p, o, c = started(t)
+    port = c.sock.getpeername()[1]
+
+    def ask():
+        for ix in range(REQUESTS):
+            with t.connect(port) as once:
+                assert once.get(f"/{ix}", headers=[("Connection", "close")]).body == b"hello"
+                assert once.wait_closed() == b""
+    count = calls_during(t, p, ask)
+    del count["epoll_wait"]
+    assert count["recvfrom"] == count["sendto"] == 2 * REQUESTS, count
+    assert count["close"] == count["epoll_ctl"] == REQUESTS, count
+    assert count["accept4"] <= REQUESTS + 20 and sum(count.values()) <= 7 * REQUESTS + 40, count
+    assert len(o.connections) == 1
 
 
 if __name__ == "__main__":
