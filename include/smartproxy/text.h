@@ -23,5 +23,7 @@ const char *text_escape_json(char *dst, size_t cap, const char *src, size_t len)
 /* snprintf that always terminates and returns what was stored (never more than cap - 1). */
 size_t text_format(char *dst, size_t cap, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+/* As text_format(dst, cap, "%s", src), for what is copied for each connection. cap: 1 or more. */
+size_t text_copy(char *dst, size_t cap, const char *src);
 /* NULL is equal to NULL only. */
 bool text_is_equal(const char *a, const char *b);

@@ -109,6 +109,14 @@ size_t text_format(char *dst, size_t cap, const char *fmt, ...)
 	return (size_t)len < cap ? (size_t)len : cap - 1;
 }
 
+size_t text_copy(char *dst, size_t cap, const char *src)
+{
+	size_t len = strnlen(src, cap - 1);
+	memcpy(dst, src, len);
+	dst[len] = '\0';
+	return len;
+}
+
 bool text_is_equal(const char *a, const char *b)
 {
 	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);

@@ -108,14 +108,30 @@ bool addr_is_equal(const struct addr *a, const struct addr *b)
 	}
 }
 
+/* Once for each client: inet_ntop would print by a format. */
+static void format_v4(char *dst, const struct in_addr *ip)
+{
+	uint8_t bytes[4];
+	memcpy(bytes, ip, sizeof(bytes));
+	for (int i = 0; i < 4; i++) {
+		unsigned n = bytes[i];
+		if (n >= 100)
+			*dst++ = (char)('0' + n / 100);
+		if (n >= 10)
+			*dst++ = (char)('0' + n / 10 % 10);
+		*dst++ = (char)('0' + n % 10);
+		*dst++ = i < 3 ? '.' : '\0';
+	}
+}
+
 const char *addr_format_ip(char *dst, size_t cap, const struct addr *a)
 {
 	char ip[INET6_ADDRSTRLEN] = "-";
 	if (a->sa.sa_family == AF_INET)
-		(void)inet_ntop(AF_INET, &a->v4.sin_addr, ip, sizeof(ip));
+		format_v4(ip, &a->v4.sin_addr);
 	else if (a->sa.sa_family == AF_INET6)
 		(void)inet_ntop(AF_INET6, &a->v6.sin6_addr, ip, sizeof(ip));
-	(void)text_format(dst, cap, "%s", ip);
+	(void)text_copy(dst, cap, ip);
 	return dst;
 }
 

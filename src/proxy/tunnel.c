@@ -293,7 +293,7 @@ static struct tunnel *new_tunnel(struct conn *conn, const struct route *route)
 	t->conn = conn;
 	t->start_ms = loop_now_ms(w->loop);
 	t->up.is_up = true;
-	(void)text_format(t->route, sizeof(t->route), "%s", route->config->name);
+	(void)text_copy(t->route, sizeof(t->route), route->config->name);
 	t->up.buf = conn->in;
 	conn->in = (struct buf){ 0 };
 	conn->tunnel = t;
@@ -319,7 +319,7 @@ void tunnel_open(struct conn *conn, const struct generation *generation, const s
 	}
 	t->generation = generation;
 	t->is_passthrough = is_passthrough;
-	(void)text_format(t->sni, sizeof(t->sni), "%s", sni);
+	(void)text_copy(t->sni, sizeof(t->sni), sni);
 	t->to = (struct target){
 		.conn = conn,
 		.route = route,

@@ -118,6 +118,20 @@ START_TEST(escape_rows)
 }
 END_TEST
 
+START_TEST(copy_is_cut)
+{
+	char dst[6];
+	ck_assert_uint_eq(text_copy(dst, sizeof(dst), "abcde"), 5);
+	ck_assert_str_eq(dst, "abcde");
+	ck_assert_uint_eq(text_copy(dst, sizeof(dst), "abcdefgh"), 5);
+	ck_assert_str_eq(dst, "abcde");
+	ck_assert_uint_eq(text_copy(dst, sizeof(dst), ""), 0);
+	ck_assert_str_eq(dst, "");
+	ck_assert_uint_eq(text_copy(dst, 1, "a"), 0);
+	ck_assert_str_eq(dst, "");
+}
+END_TEST
+
 START_TEST(err_has_text_and_name)
 {
 	ck_assert_str_eq(err_text(ERR_PORT_IN_USE), "port in use by another process");
@@ -191,6 +205,7 @@ int main(void)
 	tcase_add_test(tc, buf_keeps_bytes_when_it_moves);
 	tcase_add_test(tc, buf_large_while_few_are_lent);
 	tcase_add_loop_test(tc, escape_rows, 0, SP_ARRAY_LEN(escapes));
+	tcase_add_test(tc, copy_is_cut);
 	tcase_add_test(tc, err_has_text_and_name);
 	tcase_add_test(tc, jitter_stays_in_its_band);
 	tcase_add_test(tc, a_full_ring_drops_and_counts);

@@ -50,6 +50,18 @@ START_TEST(parse_row)
 }
 END_TEST
 
+START_TEST(every_byte_is_written_as_the_library_does)
+{
+	for (unsigned i = 0; i < 256; i++) {
+		struct addr a = { .v4 = { .sin_family = AF_INET } };
+		a.v4.sin_addr.s_addr = htonl(i << 24 | (255 - i) << 16 | (i ^ 0x5a) << 8 | i);
+		char text[ADDR_TEXT_MAX], want[INET_ADDRSTRLEN];
+		ck_assert_ptr_nonnull(inet_ntop(AF_INET, &a.v4.sin_addr, want, sizeof(want)));
+		ck_assert_str_eq(addr_format_ip(text, sizeof(text), &a), want);
+	}
+}
+END_TEST
+
 START_TEST(kernel_address_is_normalised)
 {
 	struct sockaddr_storage ss;
@@ -119,6 +131,7 @@ int main(void)
 	Suite *suite = suite_create("net_addr");
 	TCase *tc = tcase_create("addr");
 	tcase_add_loop_test(tc, parse_row, 0, SP_ARRAY_LEN(parses));
+	tcase_add_test(tc, every_byte_is_written_as_the_library_does);
 	tcase_add_test(tc, kernel_address_is_normalised);
 	tcase_add_loop_test(tc, cidr_row, 0, SP_ARRAY_LEN(blocks));
 	suite_add_tcase(suite, tc);
