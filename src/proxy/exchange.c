@@ -108,7 +108,7 @@ static void free_exchange(struct exchange *x)
 		return;
 	}
 	list_init(&x->link);
-	list_append(&w->free_exchanges, &x->link);
+	list_prepend(&w->free_exchanges, &x->link); /* the warmest is taken first */
 	w->free_exchange_cnt++;
 }
 

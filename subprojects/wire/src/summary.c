@@ -137,6 +137,12 @@ static enum wire_reason take_options(struct wire_field *fields, uint32_t cnt, st
 				     unsigned *option_cnt, struct wire_summary *s)
 {
 	struct wire_span option;
+	if (*option_cnt == 0 &&
+	    WIRE_SPAN_IS(list, "keep-alive")) { /* what most say, and all of it */
+		s->says_keep_alive = true;
+		*option_cnt = 1;
+		return WIRE_OK;
+	}
 	while (wire_list_next(&list, &option)) {
 		for (uint32_t i = 0; i < option.len; i++)
 			if (!wire_is_char(option.at[i], WIRE_CHAR_TOKEN))
