@@ -76,11 +76,20 @@ static void count_sent(struct tunnel *t, struct stream *s, size_t len)
 	}
 }
 
+/* The target has ended: its end is passed on right behind what is left of its bytes. One that was reset is not, and
+ * a reset would take them along. */
+static bool is_end_behind(const struct upstream_conn *up)
+{
+	return up->has_hung_up && !up->is_broken;
+}
+
 static enum step write_sink(struct tunnel *t, struct stream *s, const void *src, size_t len,
 			    size_t *ret_len)
 {
-	if (!s->is_up)
+	if (!s->is_up) {
+		t->conn->is_ending = is_end_behind(t->to.up);
 		return conn_send(t->conn, src, len, ret_len);
+	}
 	if (!t->to.up->is_writable)
 		return STEP_WRITE;
 	return upstream_conn_write(t->to.up, src, len, ret_len);

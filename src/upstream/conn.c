@@ -153,6 +153,7 @@ static void on_io(struct io *io, uint32_t events)
 	conn->is_writable |= (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0;
 	conn->is_urgent |= (events & EPOLLPRI) != 0;
 	conn->has_hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+	conn->is_broken |= (events & (EPOLLHUP | EPOLLERR)) != 0;
 	if (conn->phase == PHASE_ENDING && conn->is_writable)
 		end_writing(conn);
 	if (conn->on_ready != NULL)

@@ -10,6 +10,7 @@ from sp.conf import respond, tcp
 from sp.process import die_with_parent
 from sp.runner import Skip
 from sp.tcp import TcpServer, echo
+from sp.tunnel import Ends
 from sp.wait import until
 
 
@@ -30,6 +31,21 @@ def test_the_server_may_speak_first(t):
         assert view["route"] == "smtp" and view["upstream"] == f"127.0.0.1:{origin.port}", view
         assert view["bytes_in"] == 8 and view["bytes_out"] == 19, view
     until(lambda: not p.connections(), 5, "no connection left")
+
+
+def test_an_answer_whose_end_comes_with_it_is_whole(t):
+    """The last bytes may wait for the FIN that takes them along: whoever reads late gets them all, and no reset."""
+    def handler(peer):
+        peer.send(b"x" * int(peer.recv_exact(8)))
+        peer.close()
+    ends = Ends(t, handler)
+    for size in (1, 1459, 16384, 16385, 100001, 3000001):
+        for rcvbuf in (None, 4096):
+            c = ends.open("tcp", rcvbuf=rcvbuf)
+            c.send(b"%8d" % size)
+            assert len(c.recv_all()) == size
+            c.close()
+    until(lambda: ends.proxy.end_cnt("done") == 12, 20, "all ended well")
 
 
 def test_a_range_of_ports_with_the_target_port_preserved(t):
