@@ -11,7 +11,7 @@ import time
 
 from sp.process import UnixConnection
 
-from . import programs
+from . import micro, programs
 from .bench import LOAD_CPU
 from .loads import Work, load, see, served_cert
 from .machine import cpu_us, switches
@@ -259,6 +259,7 @@ ROWS = {
     "publish-latency": ("control", "from the begin of a PUT until both workers serve the new routes", publish_latency),
     "cert-swap": ("control", "certificate files replaced and reloaded, under load on the same CPU", cert_swap),
     "scaling": ("scaling", "1 to N workers on N CPUs; the load shares the last one", scaling),
+    **micro.ROWS,
 }
 
 
