@@ -71,12 +71,14 @@ static int read_bio(BIO *bio, char *dst, int cap)
 	return -1;
 }
 
-/* A segment less: what the kernel holds back goes with what follows, or after 200 ms. A ticket of TLS
- * 1.3 waits for the first answer; in TLS 1.2 the handshake's last message follows it at once. */
+/* A segment less: what the kernel holds back goes with what follows, or after 200 ms. A ticket waits for
+ * the first answer if the request has come with the handshake's end; else the client may wait for the
+ * ACK that the ticket brings, before it sends the request (Nagle). */
 static int choose_flags(const struct tls_conn *conn)
 {
-	bool has_more = conn->is_ending || SSL_get_state(conn->ssl) == TLS_ST_SW_SESSION_TICKET;
-	return has_more ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
+	bool is_answer_next = SSL_get_state(conn->ssl) == TLS_ST_SW_SESSION_TICKET &&
+			      SSL_has_pending(conn->ssl) == 1;
+	return conn->is_ending || is_answer_next ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
 }
 
 static int write_bio(BIO *bio, const char *src, int len)
