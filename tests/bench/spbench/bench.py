@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -15,7 +14,7 @@ from sp.process import die_with_parent
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SIZES = {"1k": 1024, "16k": 16384, "1m": 1 << 20}
-START_S = 60
+START_S = 120
 PROXY_CPU, LOAD_CPU = "0", str(min(1, os.cpu_count() - 1))
 
 
@@ -33,6 +32,10 @@ def is_open(family, address):
 
 def is_ready(port, control):
     return is_open(socket.AF_INET, ("127.0.0.1", port)) and (control is None or is_open(socket.AF_UNIX, control))
+
+
+class Failed(Exception):
+    """A row cannot be measured; the message says why."""
 
 
 @dataclasses.dataclass
@@ -109,7 +112,7 @@ class Bench:
         """What the programs said last says why."""
         with open(self.path("stderr"), encoding="utf-8", errors="replace") as f:
             said = "".join(f.readlines()[-20:])
-        sys.exit(f"{why}\n{said}".rstrip())
+        raise Failed(f"{why}\n{said}".rstrip())
 
     def stop(self, *programs):
         processes = [program.process for program in programs]
@@ -123,10 +126,16 @@ class Bench:
                 process.wait()
             self.processes.remove(process)
 
-    def close(self):
-        for process in self.processes:
+    def end(self, keep=()):
+        """Of all processes but those."""
+        ending = [process for process in self.processes if process not in keep]
+        for process in ending:
             process.kill()
-        for process in self.processes:
+        for process in ending:
             process.wait()
+            self.processes.remove(process)
+
+    def close(self):
+        self.end()
         self.stderr.close()
         shutil.rmtree(self.dir, ignore_errors=True)

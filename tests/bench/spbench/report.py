@@ -65,7 +65,7 @@ def markdown(report):
     if alone:
         lines += [""] * bool(beside) + ["| row | case | measured |", "|---|---|---|"]
     for name, row in alone.items():
-        lines += [f"| {name} | {c['case']} | {'void' if row['is_void'] else c['says']} |" for c in row["cases"]]
+        lines += [f"| {name} | {c['case']} | {'void' if row['is_void'] else c['says']} |" for c in row["cases"]] or [f"| {name} | | void |"]
     return "\n".join(lines) + "\n"
 
 
