@@ -130,8 +130,8 @@ static void write_tunnels(struct text *t, const struct worker_stats *s)
 	metrics_gauge(t, "tunnels_open", "Tunnels open now.", (int64_t)s->tunnels_open);
 	metrics_directions(t, "tunnel_bytes_total", "Payload of tunnels from and to clients.",
 			   s->tunnel_bytes_in, s->tunnel_bytes_out);
-	metrics_counter(t, "splices_total", "Directions of tunnels that went over to splice.",
-			s->splices);
+	metrics_counter(t, "splices_total",
+			"Directions of tunnels, and bodies, that went over to splice.", s->splices);
 	metrics_counter(t, "proxy_headers_total", "PROXY headers taken from trusted peers.",
 			s->proxy_headers);
 }

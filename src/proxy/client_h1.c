@@ -2,6 +2,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "pipe.h"
 #include "proxy.h"
 
 static enum step refuse(struct exchange *x, unsigned status, enum exchange_end end)
@@ -141,20 +142,31 @@ static bool is_last(const struct exchange *x)
 	return x->wants_close || !x->request_body.is_done || x->to_client.framing == FRAMING_CLOSE;
 }
 
+static void count_sent(struct exchange *x, size_t len)
+{
+	x->to_client.sent_bytes += len;
+	x->progress_ms = loop_now_ms(x->worker->loop);
+}
+
 static enum step flush(struct exchange *x)
 {
 	struct flow *flow = &x->to_client;
 	x->conn->is_ending = flow->is_ended && is_last(x);
+	size_t len = 0;
 	while (buf_len(&flow->buf) > 0) {
-		size_t len = 0;
 		enum step step = conn_send(x->conn, buf_at(&flow->buf), buf_len(&flow->buf), &len);
 		if (step != STEP_DONE)
 			return step;
 		buf_consume(&flow->buf, len);
-		flow->sent_bytes += len;
-		x->progress_ms = loop_now_ms(x->worker->loop);
+		count_sent(x, len);
 	}
-	buf_release_if_empty(&flow->buf, &x->worker->bufs);
+	while (pipe_len(flow->pipe) > 0) {
+		enum step step = pipe_send_client(flow->pipe, x->conn, &len);
+		if (step != STEP_DONE)
+			return step;
+		count_sent(x, len);
+	}
+	flow_settle(x, flow);
 	return STEP_DONE;
 }
 

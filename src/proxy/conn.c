@@ -89,6 +89,8 @@ void conn_close(struct conn *conn)
 	conn->proxy = NULL;
 	list_remove(&conn->link);
 	stat_sub(&w->stats.connections_open, 1);
+	if (w->stats.connections_open == 0)
+		pipe_pool_fini(&w->pipes); /* a quiet worker holds no descriptors */
 	/* Last: whoever sees it finds the places given back. */
 	__atomic_store_n(&w->stats.conn_ends[conn->end], w->stats.conn_ends[conn->end] + 1,
 			 __ATOMIC_RELEASE);

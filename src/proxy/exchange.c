@@ -100,8 +100,8 @@ static void free_exchange(struct exchange *x)
 	if (x->generation != NULL)
 		generation_unpin(x->generation, w->ix);
 	buf_release(&x->up_in, &w->bufs);
-	buf_release(&x->to_upstream.buf, &w->bufs);
-	buf_release(&x->to_client.buf, &w->bufs);
+	flow_release(x, &x->to_upstream);
+	flow_release(x, &x->to_client);
 	arena_fini(&x->arena);
 	if (w->free_exchange_cnt >= EXCHANGES_KEPT) {
 		free(x);
@@ -243,7 +243,7 @@ static enum move step_await_head(struct exchange *x)
 
 static enum move step_relay(struct exchange *x)
 {
-	if (!x->to_upstream.is_ended || buf_len(&x->to_upstream.buf) > 0) {
+	if (!x->to_upstream.is_ended || !flow_is_empty(&x->to_upstream)) {
 		enum move move = relay_request(x);
 		if (move == MOVE_GONE)
 			return move;
@@ -286,7 +286,7 @@ void exchange_run(struct exchange *x)
 
 static enum move await_head_time_out(struct exchange *x)
 {
-	bool waits_for_client = buf_len(&x->to_upstream.buf) == 0 && !x->to_upstream.is_ended;
+	bool waits_for_client = flow_is_empty(&x->to_upstream) && !x->to_upstream.is_ended;
 	if (waits_for_client)
 		return exchange_reply_with(x, 408, EXCHANGE_END_CLIENT_IDLE);
 	exchange_report(x, UPSTREAM_FAILURE_RESPONSE_TIMEOUT, "timeouts.response has passed");
@@ -295,7 +295,7 @@ static enum move await_head_time_out(struct exchange *x)
 
 static enum move relay_time_out(struct exchange *x)
 {
-	if (buf_len(&x->to_client.buf) > 0)
+	if (!flow_is_empty(&x->to_client))
 		return exchange_give_up(x, EXCHANGE_END_CLIENT_IDLE);
 	exchange_report(x, UPSTREAM_FAILURE_RESPONSE_TIMEOUT,
 			"timeouts.idle has passed in its answer");

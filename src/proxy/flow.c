@@ -1,6 +1,7 @@
 /* Bodies: out of a side's bytes, into a flow, framed in place. */
 #include <string.h>
 
+#include "pipe.h"
 #include "proxy.h"
 #include "smartproxy/text.h"
 
@@ -8,6 +9,7 @@
 #define CHUNK_MAX        0xffff
 #define TAIL_BYTES       7 /* CRLF after the data, "0" CRLF CRLF */
 #define TRAILERS_MAX     BUF_BYTES
+#define SPLICE_MIN       (64 << 10) /* of a body still to come */
 
 static const char hex_digits[] = "0123456789abcdef";
 
@@ -28,6 +30,22 @@ static void end_chunks(struct exchange *x, struct flow *flow, const struct body_
 		head_write_trailers(flow, source);
 	}
 	(void)buf_append(&flow->buf, "\r\n", 2);
+}
+
+static void end_body(struct body_source *source)
+{
+	source->is_done = true;
+}
+
+/* Bytes of a body that is not chunked. */
+static void count(struct body_source *source, size_t len)
+{
+	source->total += (int64_t)len;
+	if (source->framing != FRAMING_LENGTH)
+		return;
+	source->left -= (int64_t)len;
+	if (source->left == 0)
+		end_body(source);
 }
 
 static struct body_source *source_of(struct exchange *x, const struct flow *flow)
@@ -82,44 +100,123 @@ static enum step fill_chunk(struct exchange *x, struct flow *flow)
 	return step;
 }
 
+/* STEP_MORE: a head fills the buffer, send that first. */
+static enum step fill_buf(struct exchange *x, struct flow *flow)
+{
+	bool is_chunked = flow->framing == FRAMING_CHUNKED;
+	if (!reserve(x, flow) && flow->buf.data == NULL)
+		return STEP_FAIL;
+	if (buf_space(&flow->buf) <= (is_chunked ? CHUNK_HEAD_BYTES + TAIL_BYTES : 0))
+		return STEP_MORE;
+	if (source_of(x, flow)->is_done)
+		return STEP_DONE;
+	return is_chunked ? fill_chunk(x, flow) : fill_plain(x, flow);
+}
+
+/* ---- by splice ---- */
+
+static bool wants_splice(const struct exchange *x, const struct flow *flow)
+{
+	bool is_up = flow == &x->to_upstream;
+	const struct body_source *source = is_up ? &x->request_body : &x->response_body;
+	const struct upstream_conn *up = x->to.up;
+	bool is_plain = source->framing == FRAMING_LENGTH
+				? source->left >= SPLICE_MIN || flow->run_bytes > 0
+				: source->framing == flow->framing; /* both to the end */
+	return flow->is_bulky && is_plain && flow->framing != FRAMING_CHUNKED &&
+	       buf_len(&flow->buf) == 0 && buf_len(is_up ? &x->conn->in : &x->up_in) == 0 &&
+	       x->conn->tls == NULL && up->tls == NULL &&
+	       !(is_up ? x->conn->is_urgent : up->is_urgent);
+}
+
+static enum step recv_pipe(struct exchange *x, struct flow *flow, size_t cap, size_t *ret_len)
+{
+	if (flow == &x->to_upstream) {
+		x->has_body_started = true;
+		return pipe_recv_client(flow->pipe, x->conn, cap, ret_len);
+	}
+	enum step step = pipe_recv_target(flow->pipe, x->to.up, cap, ret_len);
+	if (step == STEP_DONE)
+		stat_add(&x->worker->stats.upstream_bytes_in, *ret_len);
+	return step;
+}
+
+/* STEP_MORE: by a copy instead. */
+static enum step fill_pipe(struct exchange *x, struct flow *flow)
+{
+	struct body_source *source = source_of(x, flow);
+	if (flow->pipe == NULL)
+		flow->pipe = pipe_take(x->worker);
+	if (flow->pipe == NULL)
+		return STEP_MORE;
+	size_t len = 0;
+	bool is_sized = source->framing == FRAMING_LENGTH;
+	enum step step = recv_pipe(x, flow, is_sized ? (size_t)source->left : SIZE_MAX, &len);
+	if (step == STEP_DONE) {
+		x->progress_ms = loop_now_ms(x->worker->loop);
+		flow->run_bytes += flow->run_bytes < BUF_BYTES ? (uint32_t)len : 0;
+		count(source, len);
+		if (!flow->has_spliced)
+			stat_add(&x->worker->stats.splices, 1);
+		flow->has_spliced = true;
+		return STEP_DONE;
+	}
+	if (step == STEP_READ) {
+		flow->is_bulky = flow->run_bytes == 0 || flow->run_bytes >= BUF_BYTES;
+		flow->run_bytes = 0;
+	} else if (step == STEP_EOF && !is_sized) {
+		end_body(source);
+		step = STEP_DONE;
+	}
+	return step == STEP_EOF ? STEP_FAIL : step;
+}
+
+/* How a body gets into its flow: what came with the head as it lies there (pass_body), much at a time without
+ * framing by splice, the rest by a copy. */
 enum step flow_fill(struct exchange *x, struct flow *flow)
 {
 	struct body_source *source = source_of(x, flow);
-	bool is_chunked = flow->framing == FRAMING_CHUNKED;
-	enum step step = STEP_DONE;
-	if (flow->is_ended)
+	enum step step = STEP_MORE;
+	if (flow->is_ended || pipe_len(flow->pipe) > 0)
 		return STEP_DONE;
-	if (source->is_done || !pass_body(x, flow)) {
-		if (!reserve(x, flow) && flow->buf.data == NULL)
-			return STEP_FAIL;
-		if (buf_space(&flow->buf) <= (is_chunked ? CHUNK_HEAD_BYTES + TAIL_BYTES : 0))
-			return STEP_DONE; /* a head fills it: send that first */
-		if (!source->is_done)
-			step = is_chunked ? fill_chunk(x, flow) : fill_plain(x, flow);
-	}
+	if (!source->is_done && pass_body(x, flow))
+		step = STEP_DONE;
+	else if (!source->is_done && wants_splice(x, flow))
+		step = fill_pipe(x, flow);
+	if (step == STEP_MORE)
+		step = fill_buf(x, flow);
+	if (step == STEP_MORE)
+		return STEP_DONE;
 	if (step == STEP_DONE && source->is_done) {
-		if (is_chunked)
+		if (flow->framing == FRAMING_CHUNKED)
 			end_chunks(x, flow, source);
 		flow->is_ended = true;
 	}
 	return step;
 }
 
-static void end_body(struct body_source *source)
+bool flow_is_empty(const struct flow *flow)
 {
-	source->is_done = true;
+	return buf_len(&flow->buf) == 0 && pipe_len(flow->pipe) == 0;
 }
 
-/* Bytes of a body that is not chunked. */
-static void count(struct body_source *source, size_t len)
+void flow_settle(struct exchange *x, struct flow *flow)
 {
-	source->total += (int64_t)len;
-	if (source->framing != FRAMING_LENGTH)
-		return;
-	source->left -= (int64_t)len;
-	if (source->left == 0)
-		end_body(source);
+	buf_release_if_empty(&flow->buf, &x->worker->bufs);
+	if (pipe_len(flow->pipe) == 0) {
+		pipe_give(x->worker, flow->pipe);
+		flow->pipe = NULL;
+	}
 }
+
+void flow_release(struct exchange *x, struct flow *flow)
+{
+	buf_release(&flow->buf, &x->worker->bufs);
+	pipe_give(x->worker, flow->pipe);
+	flow->pipe = NULL;
+}
+
+/* ---- a side's bytes ---- */
 
 /* What came behind a head stays where it is, and what flow->buf holds (the head that is written anew) goes before
  * it, where the old one was. */

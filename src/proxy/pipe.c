@@ -1,10 +1,14 @@
-/* A worker's pipes. Few are enough: a direction of a tunnel holds one only while bytes are in it. */
+/* A worker's pipes, and splice through them. Few are enough: a direction holds one only while bytes are in it. A
+ * pipe is filled when it is empty and emptied before it is filled again, so that EAGAIN on the way in always means
+ * the source and on the way out the sink. */
 #include "pipe.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "conn.h"
 #include "smartproxy/fault.h"
 
 #define PIPES_MAX  128         /* open ones of a worker, two descriptors each */
@@ -34,14 +38,16 @@ static struct pipe *new_pipe(void)
 	return pipe;
 }
 
-struct pipe *pipe_take(struct pipe_pool *pool, int64_t now_ms)
+struct pipe *pipe_take(struct worker *w)
 {
+	struct pipe_pool *pool = &w->pipes;
 	struct pipe *pipe = pool->free_list;
 	if (pipe != NULL) {
 		pool->free_list = pipe->next;
 		pool->free_cnt--;
 		return pipe;
 	}
+	int64_t now_ms = loop_now_ms(w->loop);
 	if (pool->cnt >= PIPES_MAX || now_ms < pool->retry_ms)
 		return NULL;
 	pipe = new_pipe();
@@ -52,22 +58,21 @@ struct pipe *pipe_take(struct pipe_pool *pool, int64_t now_ms)
 	return pipe;
 }
 
-void pipe_drop(struct pipe_pool *pool, struct pipe *pipe)
+static void drop(struct pipe_pool *pool, struct pipe *pipe)
 {
-	if (pipe == NULL)
-		return;
 	(void)close(pipe->rd);
 	(void)close(pipe->wr);
 	free(pipe);
 	pool->cnt--;
 }
 
-void pipe_give(struct pipe_pool *pool, struct pipe *pipe)
+void pipe_give(struct worker *w, struct pipe *pipe)
 {
+	struct pipe_pool *pool = &w->pipes;
 	if (pipe == NULL)
 		return;
-	if (pool->free_cnt >= PIPES_KEPT) {
-		pipe_drop(pool, pipe);
+	if (pipe->len > 0 || pool->free_cnt >= PIPES_KEPT) {
+		drop(pool, pipe);
 		return;
 	}
 	pipe->next = pool->free_list;
@@ -81,6 +86,88 @@ void pipe_pool_fini(struct pipe_pool *pool)
 		struct pipe *pipe = pool->free_list;
 		pool->free_list = pipe->next;
 		pool->free_cnt--;
-		pipe_drop(pool, pipe);
+		drop(pool, pipe);
 	}
+}
+
+/* ---- splice ---- */
+
+static ssize_t move(int from, int to, size_t cap)
+{
+	ssize_t n;
+	do {
+		n = splice(from, NULL, to, NULL, cap, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	} while (n < 0 && errno == EINTR);
+	return n;
+}
+
+static enum step fill(struct pipe *pipe, int fd, size_t cap, size_t *ret_len)
+{
+	SP_ASSERT(pipe->len == 0 && cap > 0);
+	ssize_t n = move(fd, pipe->wr, cap < pipe->cap_bytes ? cap : pipe->cap_bytes);
+	if (n < 0)
+		return errno == EAGAIN ? STEP_READ : errno == EINVAL ? STEP_MORE : STEP_FAIL;
+	if (n == 0)
+		return STEP_EOF;
+	pipe->len = (uint32_t)n;
+	*ret_len = (size_t)n;
+	return STEP_DONE;
+}
+
+static enum step drain(struct pipe *pipe, int fd, size_t *ret_len)
+{
+	ssize_t n = move(pipe->rd, fd, pipe->len);
+	if (n <= 0)
+		return n < 0 && errno == EAGAIN ? STEP_WRITE : STEP_FAIL;
+	pipe->len -= (uint32_t)n;
+	*ret_len = (size_t)n;
+	return STEP_DONE;
+}
+
+enum step pipe_recv_client(struct pipe *pipe, struct conn *conn, size_t cap, size_t *ret_len)
+{
+	if (conn->has_eof)
+		return STEP_EOF;
+	if (!conn->is_readable)
+		return STEP_READ;
+	enum step step = fill(pipe, conn->io.fd, cap, ret_len);
+	if (step == STEP_READ)
+		conn->is_readable = false;
+	else if (step == STEP_EOF)
+		conn->has_eof = true;
+	else if (step == STEP_DONE)
+		conn_count_in(conn, *ret_len);
+	return step;
+}
+
+enum step pipe_recv_target(struct pipe *pipe, struct upstream_conn *up, size_t cap, size_t *ret_len)
+{
+	if (!up->is_readable)
+		return STEP_READ;
+	enum step step = fill(pipe, up->io.fd, cap, ret_len);
+	if (step == STEP_READ)
+		up->is_readable = false;
+	return step;
+}
+
+enum step pipe_send_client(struct pipe *pipe, struct conn *conn, size_t *ret_len)
+{
+	if (!conn->is_writable)
+		return STEP_WRITE;
+	enum step step = drain(pipe, conn->io.fd, ret_len);
+	if (step == STEP_WRITE)
+		conn->is_writable = false;
+	else if (step == STEP_DONE)
+		conn_count_out(conn, *ret_len);
+	return step;
+}
+
+enum step pipe_send_target(struct pipe *pipe, struct upstream_conn *up, size_t *ret_len)
+{
+	if (!up->is_writable)
+		return STEP_WRITE;
+	enum step step = drain(pipe, up->io.fd, ret_len);
+	if (step == STEP_WRITE)
+		up->is_writable = false;
+	return step;
 }

@@ -6,12 +6,25 @@ struct pipe {
 	struct pipe *next; /* in the pool */
 	int rd, wr;        /* non-blocking */
 	uint32_t cap_bytes;
+	uint32_t len; /* bytes in it */
 };
 
 /* Empty. NULL: as many are lent as may be, or the system gives none (or none that is worth it); recv and send do
  * as well. */
-struct pipe *pipe_take(struct pipe_pool *pool, int64_t now_ms);
-/* Empty ones only. NULL is allowed. */
-void pipe_give(struct pipe_pool *pool, struct pipe *pipe);
-/* With bytes in it. NULL is allowed. */
-void pipe_drop(struct pipe_pool *pool, struct pipe *pipe);
+struct pipe *pipe_take(struct worker *w);
+/* Back to the pool; one with bytes in it is closed. NULL is allowed. */
+void pipe_give(struct worker *w, struct pipe *pipe);
+/* NULL: none. */
+static inline size_t pipe_len(const struct pipe *pipe)
+{
+	return pipe == NULL ? 0 : pipe->len;
+}
+
+/* Into an empty pipe, out of a plain socket: as conn_recv and upstream_conn_read, and STEP_MORE: it cannot be done
+ * with this socket. Flags are cleared by EAGAIN only: that a pipe is full may be due to its slots. */
+enum step pipe_recv_client(struct pipe *pipe, struct conn *conn, size_t cap, size_t *ret_len);
+enum step pipe_recv_target(struct pipe *pipe, struct upstream_conn *up, size_t cap,
+			   size_t *ret_len);
+/* Out of a pipe that has bytes: as conn_send and upstream_conn_write. */
+enum step pipe_send_client(struct pipe *pipe, struct conn *conn, size_t *ret_len);
+enum step pipe_send_target(struct pipe *pipe, struct upstream_conn *up, size_t *ret_len);

@@ -37,7 +37,8 @@
 #define LINGER_MAX        (1 << 20)  /* read and dropped after the last answer */
 #define INFORMATIONAL_MAX 16         /* 1xx answers passed on before one request's final answer */
 #define LOCATION_MAX      (32 << 10) /* of a redirect */
-#define PUMP_ROUNDS_MAX   16 /* buffers moved for one connection before others get their turn */
+#define PUMP_ROUNDS_MAX   16 /* reads and writes for one connection before others get their turn */
+#define PUMP_BYTES_MAX    (1 << 20)
 
 /* ---- worker ---- */
 struct worker_listener {
@@ -177,13 +178,17 @@ struct body_source {
 	uint32_t trailer_cnt;
 };
 
-/* One direction. buf holds bytes that are ready to be sent: heads, then payload framed in place. */
+/* One direction. buf holds bytes that are ready to be sent: heads, then payload framed in place. Long bodies that
+ * need no framing go through a pipe instead, behind what buf holds. */
 struct flow {
 	struct buf buf;
+	struct pipe *pipe;    /* lent while bytes are in it */
 	enum framing framing; /* of the receiving side */
 	bool is_ended;        /* the last byte, framing included, is in buf or was sent */
 	bool has_failed;      /* the receiving side takes no more */
 	bool is_bulky;        /* much came at a time last */
+	bool has_spliced;
+	uint32_t run_bytes; /* through the pipe since the source was empty last */
 	uint64_t sent_bytes;
 };
 
@@ -309,9 +314,15 @@ bool head_write_response(struct exchange *x, const struct wire_h1_response *resp
 bool head_write_reply(struct exchange *x);
 void head_write_trailers(struct flow *flow, const struct body_source *source);
 
-/* Flows (flow.c): fills flow->buf from the other side's body and frames it. STEP_DONE: flow->buf has bytes
- * or flow->is_ended. */
+/* Flows (flow.c): fills flow->buf from the other side's body and frames it. STEP_DONE: the flow has
+ * bytes or is_ended. */
 enum step flow_fill(struct exchange *x, struct flow *flow);
+/* All that came in has gone out. */
+bool flow_is_empty(const struct flow *flow);
+/* Gives back what is empty. */
+void flow_settle(struct exchange *x, struct flow *flow);
+/* Contents are lost. */
+void flow_release(struct exchange *x, struct flow *flow);
 /* Reads payload out of in (what came with the head) and then by recv. Shared by both sides. */
 struct body_reader {
 	struct body_source *source;

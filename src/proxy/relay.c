@@ -4,9 +4,16 @@
 
 #include "exchange.h"
 
+/* Others get their turn. */
+static bool is_turn_over(const struct flow *flow, int round, uint64_t sent_before)
+{
+	return round == PUMP_ROUNDS_MAX || flow->sent_bytes - sent_before >= PUMP_BYTES_MAX;
+}
+
 enum move relay_request(struct exchange *x)
 {
 	struct flow *flow = &x->to_upstream;
+	uint64_t sent_before = flow->sent_bytes;
 	for (int round = 0; !flow->has_failed; round++) {
 		/* A head and the first bytes of its body go out together. */
 		enum step filled = flow_fill(x, flow);
@@ -24,7 +31,7 @@ enum move relay_request(struct exchange *x)
 			x->sent_ms = loop_now_ms(x->worker->loop);
 		if (sent != STEP_DONE || filled != STEP_DONE || flow->is_ended)
 			return MOVE_NEXT;
-		if (round == PUMP_ROUNDS_MAX) {
+		if (is_turn_over(flow, round, sent_before)) {
 			conn_post(x->conn);
 			return MOVE_NEXT;
 		}
@@ -43,10 +50,9 @@ static bool is_repeatable(const struct exchange *x)
 
 static enum move start_again(struct exchange *x)
 {
-	struct buf_pool *bufs = &x->worker->bufs;
-	buf_release(&x->up_in, bufs);
+	buf_release(&x->up_in, &x->worker->bufs);
 	x->up_scan = (struct wire_h1_scan){ 0 };
-	buf_release(&x->to_upstream.buf, bufs);
+	flow_release(x, &x->to_upstream);
 	x->to_upstream = (struct flow){ 0 };
 	x->sent_ms = 0;
 	x->has_reported = false;
@@ -152,6 +158,7 @@ static enum move cut_answer(struct exchange *x)
 enum move relay_answer(struct exchange *x)
 {
 	struct flow *flow = &x->to_client;
+	uint64_t sent_before = flow->sent_bytes;
 	for (int round = 0;; round++) {
 		enum step filled = flow_fill(x, flow);
 		enum step sent = x->client->flush(x);
@@ -165,7 +172,7 @@ enum move relay_answer(struct exchange *x)
 			return MOVE_NEXT;
 		if (filled != STEP_DONE)
 			return MOVE_WAIT;
-		if (round == PUMP_ROUNDS_MAX) {
+		if (is_turn_over(flow, round, sent_before)) {
 			conn_post(x->conn);
 			return MOVE_WAIT;
 		}

@@ -3,10 +3,7 @@
  * It copies through a buffer of the pool until the flow is bulky (several reads in a row that filled the buffer)
  * and both ends are plain sockets; then it goes by splice through a pipe, until little comes at a time. Flags of
  * both sockets are sticky: only EAGAIN clears them, and a read that was shorter than it could have been. A source
- * that has sent urgent data is copied: splice never gets past it. The pipe is filled when it is empty and emptied
- * before it is filled again, so that EAGAIN on the way in always means the source and on the way out the sink. */
-#include <errno.h>
-#include <fcntl.h>
+ * that has sent urgent data is copied: splice never gets past it. */
 #include <sys/socket.h>
 
 #include "conn.h"
@@ -18,16 +15,6 @@
 
 /* ---- the two ends ---- */
 
-static int source_fd(const struct tunnel *t, const struct stream *s)
-{
-	return s->is_up ? t->conn->io.fd : t->to.up->io.fd;
-}
-
-static int sink_fd(const struct tunnel *t, const struct stream *s)
-{
-	return s->is_up ? t->to.up->io.fd : t->conn->io.fd;
-}
-
 static bool *readable(struct tunnel *t, const struct stream *s)
 {
 	return s->is_up ? &t->conn->is_readable : &t->to.up->is_readable;
@@ -36,11 +23,6 @@ static bool *readable(struct tunnel *t, const struct stream *s)
 static bool is_urgent(const struct tunnel *t, const struct stream *s)
 {
 	return s->is_up ? t->conn->is_urgent : t->to.up->is_urgent;
-}
-
-static bool *writable(struct tunnel *t, const struct stream *s)
-{
-	return s->is_up ? &t->to.up->is_writable : &t->conn->is_writable;
 }
 
 static void count_target_in(struct tunnel *t, size_t len)
@@ -200,12 +182,10 @@ static enum stream_state copy(struct tunnel *t, struct stream *s)
 
 /* ---- by splice ---- */
 
-static enum stream_state end_source(struct tunnel *t, struct stream *s)
+static void leave_bulk(struct stream *s)
 {
-	s->is_eof = true;
-	if (s->is_up)
-		t->conn->has_eof = true;
-	return pass_end(t, s);
+	s->is_bulky = false;
+	s->full_cnt = 0;
 }
 
 /* BUSY: the pipe has bytes, or copying goes on instead. */
@@ -215,69 +195,59 @@ static enum stream_state fill_pipe(struct tunnel *t, struct stream *s)
 		return pass_end(t, s);
 	if (!*readable(t, s))
 		return STREAM_WAITS;
-	struct worker *w = t->conn->worker;
 	if (s->pipe == NULL)
-		s->pipe = pipe_take(&w->pipes, loop_now_ms(w->loop));
+		s->pipe = pipe_take(t->conn->worker);
 	if (s->pipe == NULL) {
-		s->is_bulky = false;
-		s->full_cnt = 0;
+		leave_bulk(s);
 		return STREAM_BUSY;
 	}
-	ssize_t n = splice(source_fd(t, s), NULL, s->pipe->wr, NULL, s->pipe->cap_bytes,
-			   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-	if (n > 0) {
-		s->piped_bytes = (uint32_t)n;
-		s->run_bytes += s->run_bytes < BULK_BYTES ? (uint32_t)n : 0;
-		if (s->is_up)
-			conn_count_in(t->conn, (size_t)n);
-		else
-			count_target_in(t, (size_t)n);
+	size_t len = 0;
+	enum step step = s->is_up ? pipe_recv_client(s->pipe, t->conn, SIZE_MAX, &len)
+				  : pipe_recv_target(s->pipe, t->to.up, SIZE_MAX, &len);
+	switch (step) {
+	case STEP_DONE:
+		s->run_bytes += s->run_bytes < BULK_BYTES ? (uint32_t)len : 0;
+		if (!s->is_up)
+			count_target_in(t, len);
 		return STREAM_BUSY;
-	}
-	if (n == 0)
-		return end_source(t, s);
-	if (errno == EINTR)
-		return STREAM_BUSY;
-	if (errno == EAGAIN) {
-		*readable(t, s) = false;
-		s->is_bulky = s->run_bytes >= BUF_BYTES;
+	case STEP_READ:
+		if (s->run_bytes > 0 && s->run_bytes < BUF_BYTES)
+			leave_bulk(s);
 		s->full_cnt = 0;
 		s->run_bytes = 0;
 		return STREAM_WAITS;
-	}
-	if (errno != EINVAL)
+	case STEP_EOF:
+		s->is_eof = true;
+		return pass_end(t, s);
+	case STEP_MORE:
+		s->is_bulky = false;
+		s->is_unspliceable = true;
+		return STREAM_BUSY;
+	default:
 		return STREAM_SOURCE_RESET;
-	s->is_bulky = false;
-	s->is_unspliceable = true;
-	return STREAM_BUSY;
+	}
 }
 
 static enum stream_state drain_pipe(struct tunnel *t, struct stream *s)
 {
-	while (s->piped_bytes > 0) {
-		if (!*writable(t, s))
+	while (pipe_len(s->pipe) > 0) {
+		size_t len = 0;
+		enum step step = s->is_up ? pipe_send_target(s->pipe, t->to.up, &len)
+					  : pipe_send_client(s->pipe, t->conn, &len);
+		if (step == STEP_WRITE)
 			return STREAM_WAITS;
-		ssize_t n = splice(s->pipe->rd, NULL, sink_fd(t, s), NULL, s->piped_bytes,
-				   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-		if (n > 0) {
-			s->piped_bytes -= (uint32_t)n;
-			count_sent(t, s, (size_t)n);
-			if (!s->is_up)
-				conn_count_out(t->conn, (size_t)n);
-		} else if (n < 0 && errno == EAGAIN) {
-			*writable(t, s) = false;
-		} else if (n == 0 || errno != EINTR) {
+		if (step != STEP_DONE)
 			return fail_sink(t, s);
-		}
+		count_sent(t, s, len);
 	}
 	return STREAM_BUSY;
 }
 
 static enum stream_state splice_on(struct tunnel *t, struct stream *s)
 {
-	if (s->piped_bytes == 0) {
+	if (pipe_len(s->pipe) == 0) {
 		enum stream_state state = fill_pipe(t, s);
-		if (state != STREAM_BUSY || s->piped_bytes == 0)
+		if (state != STREAM_BUSY || pipe_len(s->pipe) == 0)
 			return state;
 	}
 	return drain_pipe(t, s);
@@ -285,23 +255,27 @@ static enum stream_state splice_on(struct tunnel *t, struct stream *s)
 
 /* ---- both ---- */
 
+static void give_pipe(struct tunnel *t, struct stream *s)
+{
+	pipe_give(t->conn->worker, s->pipe);
+	s->pipe = NULL;
+}
+
 enum stream_state stream_pump(struct tunnel *t, struct stream *s)
 {
 	enum stream_state state = STREAM_BUSY;
 	for (int round = 0; round < PUMP_ROUNDS_MAX && state == STREAM_BUSY; round++) {
 		if (stream_is_over(s))
 			return STREAM_ENDED;
-		bool wants_splice =
-			s->piped_bytes > 0 || (s->is_bulky && !is_urgent(t, s) &&
-					       buf_len(&s->buf) == 0 && buf_len(&s->behind) == 0);
+		bool wants_splice = pipe_len(s->pipe) > 0 ||
+				    (s->is_bulky && !is_urgent(t, s) && buf_len(&s->buf) == 0 &&
+				     buf_len(&s->behind) == 0);
 		state = wants_splice ? splice_on(t, s) : copy(t, s);
 		round += wants_splice ? SPLICE_ROUND_CNT - 1 : 0;
 	}
 	buf_release_if_empty(&s->buf, &t->conn->worker->bufs);
-	if (s->piped_bytes == 0) {
-		pipe_give(&t->conn->worker->pipes, s->pipe);
-		s->pipe = NULL;
-	}
+	if (pipe_len(s->pipe) == 0)
+		give_pipe(t, s);
 	return state;
 }
 
@@ -329,10 +303,5 @@ void stream_release(struct tunnel *t, struct stream *s)
 	struct worker *w = t->conn->worker;
 	buf_release(&s->buf, &w->bufs);
 	buf_release(&s->behind, &w->bufs);
-	if (s->piped_bytes > 0)
-		pipe_drop(&w->pipes, s->pipe);
-	else
-		pipe_give(&w->pipes, s->pipe);
-	s->pipe = NULL;
-	s->piped_bytes = 0;
+	give_pipe(t, s);
 }

@@ -76,8 +76,6 @@ static void end_tunnel(struct tunnel *t, enum exchange_end end)
 	stream_release(t, &t->down);
 	unpin(t);
 	stat_sub(&w->stats.tunnels_open, 1);
-	if (w->stats.tunnels_open == 0)
-		pipe_pool_fini(&w->pipes); /* a quiet worker holds no descriptors */
 	conn->tunnel = NULL;
 	conn->end = end;
 	free(t);

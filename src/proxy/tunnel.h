@@ -8,9 +8,8 @@
 /* One direction. At most one of buf and pipe holds bytes. */
 struct stream {
 	struct buf buf;
-	struct buf behind; /* goes after buf; from an upgrade, read with the answer's head */
-	struct pipe *pipe; /* lent while bytes are in it */
-	uint32_t piped_bytes;
+	struct buf behind;   /* goes after buf; from an upgrade, read with the answer's head */
+	struct pipe *pipe;   /* lent while bytes are in it */
 	uint32_t head_bytes; /* of those still to be sent: the 101's head, which is no payload */
 	uint32_t run_bytes;  /* since the source was empty last */
 	uint8_t full_cnt;    /* reads in a row that filled a buffer */

@@ -1,25 +1,37 @@
 /* HTTP/1.1 towards the target: the first implementation of struct upstream_side (RFC 9112). */
 #include <string.h>
 
+#include "pipe.h"
 #include "proxy.h"
 
 #define HEAD_ROOM 512
 
+static void count_sent(struct exchange *x, size_t len)
+{
+	x->to_upstream.sent_bytes += len;
+	stat_add(&x->worker->stats.upstream_bytes_out, len);
+	x->progress_ms = loop_now_ms(x->worker->loop);
+}
+
 static enum step flush(struct exchange *x)
 {
 	struct flow *flow = &x->to_upstream;
+	size_t len = 0;
 	while (buf_len(&flow->buf) > 0) {
-		size_t len = 0;
 		enum step step = upstream_conn_write(x->to.up, buf_at(&flow->buf),
 						     buf_len(&flow->buf), &len);
 		if (step != STEP_DONE)
 			return step;
 		buf_consume(&flow->buf, len);
-		flow->sent_bytes += len;
-		stat_add(&x->worker->stats.upstream_bytes_out, len);
-		x->progress_ms = loop_now_ms(x->worker->loop);
+		count_sent(x, len);
 	}
-	buf_release_if_empty(&flow->buf, &x->worker->bufs);
+	while (pipe_len(flow->pipe) > 0) {
+		enum step step = pipe_send_target(flow->pipe, x->to.up, &len);
+		if (step != STEP_DONE)
+			return step;
+		count_sent(x, len);
+	}
+	flow_settle(x, flow);
 	return STEP_DONE;
 }
 
@@ -126,7 +138,7 @@ static enum step read_body(struct exchange *x, char *dst, size_t cap, size_t *re
 static void finish(struct exchange *x)
 {
 	bool is_clean = x->request_body.is_done && x->to_upstream.is_ended &&
-			buf_len(&x->to_upstream.buf) == 0 && x->response_body.is_done &&
+			flow_is_empty(&x->to_upstream) && x->response_body.is_done &&
 			x->response_body.framing != FRAMING_CLOSE && buf_len(&x->up_in) == 0 &&
 			!x->response.wants_close && x->response.minor >= 1;
 	target_release(&x->to, is_clean);

@@ -1,0 +1,258 @@
+"""Long bodies of HTTP by splice: every byte and no other, ends that are cut, what comes behind them, nothing held back."""
+import hashlib
+import os
+import socket
+import threading
+
+from sp import main, until
+from sp.client import Closed
+from sp.conf import forward
+from sp.load import reset
+from sp.origin import answer
+from sp.wait import pause
+
+KIB = 1 << 10
+MIB = 1 << 20
+BLOCK = os.urandom(5 * MIB)
+END = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nend"
+
+
+def started(t, *scripts, reads_body=True, **options):
+    """A proxy of one worker that writes an access log, before one origin; returns (port, origin, proxy, log file)."""
+    o = t.origin(*scripts, reads_body=reads_body)
+    port, path = t.port(), t.path("access.log")
+    p = t.proxy([forward("all", [port], [o.port])], workers=1, global_={"log": {"level": "info", "access": path}}, **options)
+    return port, o, p, path
+
+
+def records(path, cnt):
+    def look():
+        with open(path) as f:
+            found = [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in f]
+        return found if len(found) >= cnt else None
+    return until(look, 10, f"{cnt} access records")
+
+
+def splices(p):
+    return p.metric("smartproxy_splices_total")
+
+
+def size_of(r):
+    return int(r.target[1:])
+
+
+def served(c, r):
+    """As many bytes as the target says, the head by itself."""
+    c.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size_of(r))
+    c.send(BLOCK[:size_of(r)])
+
+
+def test_bodies_of_sizes_around_every_limit(t):
+    def script(c, r):
+        if r.method == "POST":
+            c.send(answer(200, hashlib.sha256(r.body).hexdigest().encode()))
+        else:
+            served(c, r)
+    port, o, p, path = started(t, script)
+    c = t.connect(port)
+    sizes = [at + off for at in (16 * KIB, 64 * KIB, 72 * KIB, 136 * KIB, 256 * KIB, 328 * KIB) for off in (-1, 0, 1)] + [MIB, 5 * MIB]
+    for size in sizes:
+        assert c.get(f"/{size}").body == BLOCK[:size], size
+        c.request("POST", "/", body=BLOCK[:size])
+        assert c.response().body.decode() == hashlib.sha256(BLOCK[:size]).hexdigest(), size
+    assert splices(p) >= 4
+    assert len(o.connections) == 1, "not kept"
+    total = sum(sizes)
+    got = records(path, 2 * len(sizes))
+    assert [int(r["bytes_in"]) for r in got] == [n for size in sizes for n in (0, size)]
+    assert all(size < int(r["bytes_out"]) < size + 500 for size, r in zip(sizes, got[::2])), got
+    assert p.metric("smartproxy_upstream_bytes_total", 'direction="in"') >= total
+    c.close()
+    o.stop()
+    p.wait_fds()
+
+
+def test_what_comes_behind_a_length_is_no_part_of_the_body(t):
+    def script(c, r):
+        c.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % MIB + BLOCK[:MIB] + END)
+    port, o, p, _ = started(t, script)
+    c = t.connect(port)
+    for _ in range(3):
+        assert c.get("/").body == BLOCK[:MIB]
+    assert c.buffer == b"" and splices(p) >= 1
+    assert len(o.connections) == 3, "a connection with more on it was kept"
+
+
+def test_a_request_behind_a_long_upload_is_the_next_one(t):
+    def script(c, r):
+        c.send(answer(200, hashlib.sha256(r.body).hexdigest().encode() + r.target.encode()))
+    port, o, p, _ = started(t, script)
+    c = t.connect(port)
+    head = b"POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % MIB
+    behind = b"GET /behind HTTP/1.1\r\nHost: a\r\n\r\n"
+    for _ in range(3):
+        sender = threading.Thread(target=c.send, args=(head + BLOCK[:MIB] + behind,))
+        sender.start()
+        assert c.response().body.decode() == hashlib.sha256(BLOCK[:MIB]).hexdigest() + "/up"
+        assert c.response().body.endswith(b"/behind")
+        sender.join()
+    assert splices(p) >= 1 and len(o.connections) == 1
+
+
+def test_slow_receivers_get_every_byte(t):
+    def script(c, r):
+        if r.method == "POST":
+            c.read_body(r, pace=lambda _: pause(0.002))
+        c.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (5 * MIB) + BLOCK)
+    port, o, p, _ = started(t, script, reads_body=False)
+    c = t.connect(port, rcvbuf=64 * KIB)
+    c.request()
+    assert c.response(pace=lambda _: pause(0.002)).body == BLOCK
+    c.request("POST", "/", body=BLOCK)
+    assert c.response().body == BLOCK
+    assert o.last.body == BLOCK and splices(p) >= 3
+
+
+def test_nothing_is_held_back(t):
+    """What has come reaches the client, whatever is still to come, in pieces of all sizes."""
+    sizes = [300 * KIB, 1, 70 * KIB, 2, 500 * KIB, 17, 16 * KIB, 100, 90 * KIB, 64 * KIB]
+    turn = threading.Semaphore(0)
+
+    def script(c, _r):
+        c.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % sum(sizes))
+        at = 0
+        for size in sizes:
+            assert turn.acquire(timeout=15)
+            c.send(BLOCK[at:at + size])
+            at += size
+    port, _, p, _ = started(t, script)
+    c = t.connect(port)
+    for _ in range(3):
+        c.request()
+        c.head()
+        body = b""
+        for size in sizes:
+            turn.release()
+            while len(c.buffer) < size:
+                c.fill()
+            assert len(c.buffer) == size
+            body, c.buffer = body + c.buffer, b""
+        assert body == BLOCK[:len(body)]
+    assert splices(p) >= 3
+
+
+def test_urgent_bytes_keep_their_place(t):
+    def script(c, _r):
+        c.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * MIB + 1) + BLOCK[:MIB])
+        c.sock.send(b"!", socket.MSG_OOB)
+        c.send(BLOCK[MIB:2 * MIB])
+    port, o, _, _ = started(t, script)
+    c = t.connect(port)
+    for _ in range(3):
+        assert c.get("/").body == BLOCK[:MIB] + b"!" + BLOCK[MIB:2 * MIB]
+
+
+def test_a_body_to_the_end_of_the_connection(t):
+    def script(c, _r):
+        c.send(b"HTTP/1.1 200 OK\r\n\r\n" + BLOCK)
+        c.close()
+    port, _, p, path = started(t, script)
+    before = splices(p)
+    with t.connect(port) as c:
+        c.request(version="1.0").head()
+        try:
+            while True:
+                c.fill()
+        except Closed:
+            assert c.buffer == BLOCK
+    assert splices(p) == before + 1
+    with t.connect(port) as c:
+        assert c.get("/").body == BLOCK, "chunked for HTTP/1.1"
+    assert [r["end"] for r in records(path, 2)] == ["done", "done"]
+
+
+def test_a_cut_answer_is_seen_as_cut(t):
+    def script(c, r):
+        c.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (5 * MIB) + BLOCK[:2 * MIB])
+        if r.target == "/reset":
+            c.reset()
+        else:
+            c.close()
+    port, o, p, path = started(t, script)
+    for target in ("/close", "/reset", "/close"):
+        with t.connect(port) as c:
+            c.request("GET", target)
+            try:
+                c.response()
+                raise AssertionError("not cut")
+            except Closed:
+                pass
+    for r in records(path, 3):
+        assert r["end"] == "upstream_gone" and int(r["bytes_out"]) <= 2 * MIB + 300, r
+    o.stop()
+    p.wait_fds()
+
+
+def test_a_client_that_goes_leaves_nothing_behind(t):
+    go_on = threading.Event()
+
+    def script(c, r):
+        if r.method == "POST":
+            go_on.wait(15)
+            c.read_body(r)
+        served(c, r)
+    port, o, p, path = started(t, script, reads_body=False)
+    for ix in range(6):
+        c = t.connect(port, rcvbuf=8 * KIB)
+        c.request("GET", f"/{5 * MIB}")
+        while len(c.buffer) < 100 * KIB:
+            c.fill()
+        (reset if ix % 2 else lambda x: x.close())(c)
+    c = t.connect(port)
+    c.send(b"POST /5 HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (5 * MIB) + BLOCK[:200 * KIB])
+    o.wait_requests(7)
+    c.close()
+    assert {r["end"] for r in records(path, 7)} == {"client_gone"}
+    go_on.set()
+    with t.connect(port) as c:
+        assert c.get(f"/{MIB}").body == BLOCK[:MIB]
+    o.stop()
+    p.wait_fds()
+
+
+def test_an_early_answer_to_a_long_upload(t):
+    def script(c, r):
+        while len(c.buffer) < 300 * KIB:
+            c.fill()
+        c.send(answer(403, b"no", [("Connection", "close")]))
+        c.fill()
+        c.close()
+    port, o, p, path = started(t, script, reads_body=False)
+    for _ in range(3):
+        c = t.connect(port)
+        c.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (64 * MIB) + BLOCK[:MIB])
+        r = c.response()
+        assert (r.status, r.body) == (403, b"no")
+        c.close()
+    assert [r["status"] for r in records(path, 3)] == ["403"] * 3
+    o.stop()
+    p.wait_fds()
+
+
+def test_a_target_that_stops_taking_an_upload(t):
+    def script(c, r):
+        while len(c.buffer) < 300 * KIB:
+            c.fill()
+        c.reset()
+    port, o, p, path = started(t, script, reads_body=False)
+    for _ in range(3):
+        with t.connect(port) as c:
+            c.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (64 * MIB) + BLOCK[:MIB])
+            assert c.response().status == 502
+    assert len(o.requests) == 3, "a body that had begun was sent again"
+    o.stop()
+    p.wait_fds()
+
+
+if __name__ == "__main__":
+    main()
