@@ -34,7 +34,7 @@ enum err workers_adopt(struct workers *ws, struct listener_set *set, int64_t tim
 	SP_ON_CONTROL SP_MUST_USE;
 /* Each worker accepts and serves what its queues hold, then lets the sockets go; on return nobody
  * touches the fds. New connections are kept off first (listeners_hush), so none is lost. Blocks
- * control for 10 ms and two turns of the workers. */
+ * control for 10 ms and three turns of the workers. */
 enum err workers_release(struct workers *ws, struct listener_set *const *sets, size_t cnt,
 			 int64_t time_ms) SP_ON_CONTROL SP_MUST_USE;
 /* Shutdown: idle client connections are closed, every answer from now on says Connection: close. */

@@ -219,10 +219,12 @@ enum err workers_release(struct workers *ws, struct listener_set *const *sets, s
 			 int64_t time_ms)
 {
 	listeners_hush(sets, cnt);
-	enum err e = call_all(ws, worker_release, sets, cnt, time_ms);
-	/* With the second answer each worker has also made the turn in which it looked at what it
-	 * accepted last, by the generation that is in force now. */
-	return e == ERR_OK ? call_all(ws, worker_release, sets, cnt, time_ms) : e;
+	/* In the turn behind the one of its first answer a worker looks at what it accepted last, by the generation
+	 * that is in force now. The second call may come first in that turn; with the third it is over. */
+	enum err e = ERR_OK;
+	for (int i = 0; i < 3 && e == ERR_OK; i++)
+		e = call_all(ws, worker_release, sets, cnt, time_ms);
+	return e;
 }
 
 void workers_drain(struct workers *ws)

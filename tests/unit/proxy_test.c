@@ -1,4 +1,7 @@
 /* proxy: the data plane in one process, between scripted clients and origins. */
+#include <dlfcn.h>
+#include <semaphore.h>
+
 #include "proxy_scripts.h"
 
 static struct rig rig;
@@ -522,6 +525,61 @@ START_TEST(release_serves_queue)
 }
 END_TEST
 
+static int slow_ms;
+
+/* How a worker answers control: its turn goes on for a while after that. */
+int sem_post(sem_t *sem)
+{
+	int (*post)(sem_t *);
+	*(void **)&post = dlsym(RTLD_NEXT, "sem_post");
+	int rc = post(sem);
+	int time_ms = __atomic_load_n(&slow_ms, __ATOMIC_RELAXED);
+	if (time_ms > 0)
+		(void)poll(NULL, 0, time_ms);
+	return rc;
+}
+
+/* What is in the queue by then is answered by the routes that had the port, though others are published at once. */
+START_TEST(release_serves_queue_by_its_routes)
+{
+	sp_role_assume_control();
+	static struct side *sides[QUEUED_CNT];
+	struct text text = { 0 };
+	rig_respond(&rig);
+	struct config *none = load_text(
+		"routes: ( { name = \"none\"; match = { address = \"127.0.0.1\"; ports = [ %u ]; };"
+		"action = { type = \"block\"; }; } );",
+		(unsigned)rig.port);
+	for (int round = 0; round < 3; round++) {
+		struct generation *with = NULL, *without = NULL;
+		ck_assert_int_eq(generation_build(rig.generations, none, false, &without, &text),
+				 ERR_OK);
+		/* They find the connections in the queue, and call and connections in one turn. */
+		__atomic_store_n(&slow_ms, 200, __ATOMIC_RELAXED);
+		ck_assert_int_eq(workers_release(rig.workers, NULL, 0, PATIENCE_MS), ERR_OK);
+		for (int i = 0; i < QUEUED_CNT; i++) {
+			sides[i] = rig_connect(&rig);
+			ck_assert(sides[i] != NULL && side_puts(sides[i], GET));
+		}
+		struct addr addr = rig_give_up_port(&rig);
+		generation_publish(rig.generations, without);
+		__atomic_store_n(&slow_ms, 0, __ATOMIC_RELAXED);
+		for (int i = 0; i < QUEUED_CNT; i++) {
+			ck_assert_msg(take_message(sides[i], &answer, true),
+				      "connection %d was lost", i);
+			check_answer(200, "ok");
+			side_free(sides[i]);
+		}
+		ck_assert_int_eq(generation_build(rig.generations, rig.config, false, &with, &text),
+				 ERR_OK);
+		generation_publish(rig.generations, with);
+		ck_assert(rig_open(&rig, &addr, 1) != NULL);
+	}
+	rig_stop(&rig);
+	config_put(none);
+}
+END_TEST
+
 /* A port is given up and taken again while clients come: who got a connection gets an answer. */
 START_TEST(release_under_load)
 {
@@ -663,6 +721,7 @@ int main(void)
 	tcase_add_test(tc, redirected);
 	tcase_add_test(tc, hasty_clients);
 	tcase_add_test(tc, release_serves_queue);
+	tcase_add_test(tc, release_serves_queue_by_its_routes);
 	tcase_add_test(tc, release_under_load);
 	tcase_add_test(tc, publish_storm);
 	tcase_add_test(tc, drain);
