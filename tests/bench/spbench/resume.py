@@ -59,7 +59,7 @@ def main():
         thread.join()
     times_us.sort()
     cnt = max(len(times_us), 1)
-    at = (times_us or [0])
+    at = times_us or [0]
     print(f"RESULT {len(times_us)} {int((time.monotonic() - started) * 1e6)} {at[cnt // 2]} {at[cnt * 99 // 100]} {len(errors)}")
     if errors:
         print(errors[0], file=sys.stderr)
