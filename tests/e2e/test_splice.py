@@ -4,12 +4,12 @@ import os
 import socket
 import threading
 
-from sp import main, until
+from sp import main
 from sp.client import Closed
 from sp.conf import forward
 from sp.load import reset
 from sp.origin import answer
-from sp.wait import pause
+from sp.wait import pause, records
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -23,14 +23,6 @@ def started(t, *scripts, reads_body=True, **options):
     port, path = t.port(), t.path("access.log")
     p = t.proxy([forward("all", [port], [o.port])], workers=1, global_={"log": {"level": "info", "access": path}}, **options)
     return port, o, p, path
-
-
-def records(path, cnt):
-    def look():
-        with open(path) as f:
-            found = [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in f]
-        return found if len(found) >= cnt else None
-    return until(look, 10, f"{cnt} access records")
 
 
 def splices(p):
@@ -146,7 +138,7 @@ def test_urgent_bytes_keep_their_place(t):
         c.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * MIB + 1) + BLOCK[:MIB])
         c.sock.send(b"!", socket.MSG_OOB)
         c.send(BLOCK[MIB:2 * MIB])
-    port, o, _, _ = started(t, script)
+    port, _, _, _ = started(t, script)
     c = t.connect(port)
     for _ in range(3):
         assert c.get("/").body == BLOCK[:MIB] + b"!" + BLOCK[MIB:2 * MIB]

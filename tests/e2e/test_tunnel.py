@@ -10,7 +10,7 @@ from sp.client import Client
 from sp.conf import respond
 from sp.tcp import TcpServer, echo
 from sp.tunnel import KINDS, SHORT, Ends, black_hole
-from sp.wait import until
+from sp.wait import records, until
 
 MIB = 1 << 20
 
@@ -18,16 +18,6 @@ MIB = 1 << 20
 def all_ended(p, timeout_s=20):
     until(lambda: p.metric("smartproxy_connections_open") == 0 and p.metric("smartproxy_tunnels_open") == 0, timeout_s,
           "all connections ended")
-
-
-def records(p, path, cnt):
-    """The access log's lines of tunnels, when there are as many; [{key: value}]."""
-    def look():
-        with open(path) as f:
-            found = [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in f]
-        found = [r for r in found if r["kind"] == "tunnel"]
-        return found if len(found) >= cnt else None
-    return until(look, 10, f"{cnt} records of tunnels")
 
 
 def greet(peer):
@@ -175,7 +165,7 @@ def test_tunnel_idle_ends_a_silent_one_and_no_other(t):
         c.close()
     all_ended(ends.proxy)
     assert ends.proxy.end_cnt("tunnel_idle") == 4 and ends.proxy.end_cnt("tunnel_over") == 0
-    found = records(ends.proxy, path, 7)
+    found = records(path, 7, "tunnel")
     assert sorted(r["end"] for r in found) == ["done"] * 3 + ["tunnel_idle"] * 4, found
     until(lambda: ends.origin.ended == 7, 10, "the target's sides ended")
     ends.proxy.wait_fds()
@@ -199,7 +189,7 @@ def test_tunnel_max_ends_a_busy_one(t):
         c.close()
     all_ended(ends.proxy)
     assert ends.proxy.end_cnt("tunnel_over") == len(KINDS)
-    assert [r["end"] for r in records(ends.proxy, path, 3)] == ["tunnel_over"] * 3
+    assert [r["end"] for r in records(path, 3, "tunnel")] == ["tunnel_over"] * 3
     ends.proxy.wait_fds()
 
 
@@ -414,7 +404,7 @@ def test_b18_b19_bytes_are_counted_once_each_way(t):
         size_in = 70001 + (len(ends.hello) if kind == "passthrough" else 0)
         moved = {d: p.metric("smartproxy_tunnel_bytes_total", f'direction="{d}"') - before[d] for d in ("in", "out")}
         assert moved == {"in": size_in, "out": 300007}, (kind, moved)
-        record = records(p, path, ix + 1)[-1]
+        record = records(path, ix + 1, "tunnel")[-1]
         assert (record["route"], record["bytes_in"], record["bytes_out"], record["end"]) == \
             (kind, str(size_in), "300007", "done"), record
     total_in = 3 * 70001 + len(ends.hello)
@@ -504,7 +494,7 @@ def test_shutdown_ends_what_is_still_open_after_its_time(t):
             assert c.recv() == b""
         except (ConnectionError, ssl.SSLError):
             pass
-    found = records(ends.proxy, path, 3)
+    found = records(path, 3, "tunnel")
     assert [r["end"] for r in found] == ["shutdown"] * 3, found
     until(lambda: ends.origin.ended == 3, 10, "the target's sides ended")
 

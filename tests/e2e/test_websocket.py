@@ -11,7 +11,7 @@ from sp.conf import forward, passthrough, reencrypt, respond, static_tls
 from sp.origin import answer, fixed
 from sp.pebble import make_ca, make_leaf
 from sp.tunnel import NAME, SHORT
-from sp.wait import until
+from sp.wait import records, until
 
 ROUTES = ("h1", "terminate", "reencrypt", "passthrough")
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -124,14 +124,6 @@ def test_b06_idle_for_longer_than_every_http_timeout(t):
     s = Sockets(t, timeouts=SHORT)
     s.run_all("idle", 4000)
     assert s.proxy.end_cnt("tunnel_idle") == 0
-
-
-def records(path, cnt):
-    def look():
-        with open(path) as f:
-            found = [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in f]
-        return found if len(found) >= cnt else None
-    return until(look, 10, f"{cnt} access records")
 
 
 def test_tunnel_idle_ends_a_silent_websocket_and_the_log_says_so(t):

@@ -24,6 +24,16 @@ def until(get, timeout_s=10.0, what="state", interval_s=0.01):
         pause(interval_s)
 
 
+def records(path, cnt, kind=None):
+    """The access log's lines (of that kind), when there are as many: [{key: value}]."""
+    def look():
+        with open(path) as f:
+            found = [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in f]
+        found = [r for r in found if kind in (None, r["kind"])]
+        return found if len(found) >= cnt else None
+    return until(look, 10, f"{cnt} access records")
+
+
 def pause(seconds):
     """Spacing of polls and of scripted traffic only; a test never assumes that something happened meanwhile."""
     select.select([], [], [], seconds)
