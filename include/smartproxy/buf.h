@@ -21,8 +21,8 @@ struct buf_pool {
 };
 #define BUF_POOL_KEEP       512
 #define BUF_POOL_KEEP_LARGE 64
-#define BUF_LARGE_LENT_MAX \
-	256 /* by buf_reserve_large: slow receivers hold no more than these, 18 MiB */
+/* So many buf_reserve_large lends: slow receivers hold no more than these, 18 MiB. */
+#define BUF_LARGE_LENT_MAX 256
 
 struct buf {
 	char *data; /* NULL: owns nothing */

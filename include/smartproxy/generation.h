@@ -62,8 +62,8 @@ const struct generation *generation_latest(const struct generations *gs) SP_ON_C
 
 /* ---- workers ---- */
 const struct generation *generation_current(void) SP_RCU_READER;
-/* The number of the published one, without a read section: a moment late, never after generation_publish has
- * returned. 0: none was published yet. */
+/* The number of the published one, without a read section, on any thread. It may be a moment late, but not once
+ * generation_publish has returned. 0: none was published yet. */
 uint64_t generation_current_number(void);
 /* Keeps the generation until generation_unpin: a plain count of this worker's own. */
 void generation_pin(const struct generation *generation, unsigned worker_ix) SP_RCU_READER;

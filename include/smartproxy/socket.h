@@ -10,8 +10,8 @@
  * STEP_FAIL. Never SIGPIPE. */
 enum step socket_recv(int fd, void *dst, size_t cap, size_t *ret_len);
 enum step socket_send(int fd, const void *src, size_t len, size_t *ret_len);
-/* The same, of what an end, or more of it, follows at once: the kernel may wait for that, and sends a last segment
- * with its FIN in it. */
+/* As socket_send, when more of the last bytes or the end follows at once: the kernel may hold back a segment that is
+ * not full (for 200 ms at most), and the FIN goes in the last one. */
 enum step socket_send_last(int fd, const void *src, size_t len, size_t *ret_len);
 
 /* Connections that wait to be accepted; 1 when the kernel does not say. */

@@ -74,7 +74,7 @@ void upstreams_wait_names(struct upstreams *us, int64_t time_ms) SP_ON_CONTROL;
 const char *upstream_name(const struct upstream *u);
 /* "" or the group's name. */
 const char *upstream_group_name(const struct upstream_group *group);
-/* What of config each request asks, without a look at config. */
+/* As config says; held by the group itself, since each request asks. */
 enum config_balance upstream_group_balance(const struct upstream_group *group);
 const struct config_upstream *upstream_group_config(const struct upstream_group *group);
 
@@ -91,9 +91,9 @@ struct upstream_choice {
 	/* result */
 	struct upstream *upstream;
 	uint16_t target_ix;
-	unsigned
-		addr_ix; /* which of its addresses, modulo their number: each choice begins at the next one; a
-			    * further one after a failure to connect */
+	/* Which of its addresses, modulo their number: each choice begins at the next one; a further one after a
+	 * failure to connect. */
+	unsigned addr_ix;
 	bool wants_cookie; /* sticky: the answer is to set upstream_cookie */
 };
 uint64_t upstream_hash(const void *data, size_t len);

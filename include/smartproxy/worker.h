@@ -112,10 +112,10 @@ struct worker_stats {
 	uint64_t buffers_used;
 	uint64_t tunnels_opened, tunnels_open, websockets_opened;
 	uint64_t tunnel_bytes_in, tunnel_bytes_out; /* from and to clients, payload */
-	uint64_t splices;                           /* directions that went over to splice */
-	uint64_t proxy_headers;                     /* taken from trusted peers */
-	uint64_t conn_ends[EXCHANGE_END_CNT];       /* of connections, each with one reason */
-	uint64_t proxy_rejects[8];                  /* by enum wire_proxy_reason */
+	uint64_t splices;       /* directions of tunnels, and bodies, that went over to it */
+	uint64_t proxy_headers; /* taken from trusted peers */
+	uint64_t conn_ends[EXCHANGE_END_CNT]; /* of connections, each with one reason */
+	uint64_t proxy_rejects[8];            /* by enum wire_proxy_reason */
 };
 void workers_stats(const struct workers *ws, struct worker_stats *ret_stats) SP_ON_CONTROL;
 

@@ -16,7 +16,7 @@ struct generation_pins {
 };
 
 static struct generation *root SP_RCU_PTR;
-static _Atomic uint64_t root_number; /* written behind root */
+static _Atomic uint64_t root_number; /* written after root */
 
 enum err generations_new(unsigned worker_cnt, struct upstreams *upstreams, struct tls_slots *slots,
 			 struct limits *limits, struct generations **ret_generations)

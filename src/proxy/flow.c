@@ -1,4 +1,4 @@
-/* Bodies: out of a side's bytes, into a flow, framed in place. */
+/* Bodies: out of a side's bytes, into a flow, framed in place or by splice as they are. */
 #include <string.h>
 
 #include "pipe.h"
@@ -115,10 +115,10 @@ static enum step fill_buf(struct exchange *x, struct flow *flow)
 
 /* ---- by splice ---- */
 
-static bool wants_splice(const struct exchange *x, const struct flow *flow)
+static bool wants_splice(struct exchange *x, const struct flow *flow)
 {
 	bool is_up = flow == &x->to_upstream;
-	const struct body_source *source = is_up ? &x->request_body : &x->response_body;
+	const struct body_source *source = source_of(x, flow);
 	const struct upstream_conn *up = x->to.up;
 	bool is_plain = source->framing == FRAMING_LENGTH
 				? source->left >= SPLICE_MIN || flow->run_bytes > 0

@@ -38,7 +38,7 @@
 #define INFORMATIONAL_MAX 16         /* 1xx answers passed on before one request's final answer */
 #define LOCATION_MAX      (32 << 10) /* of a redirect */
 #define PUMP_ROUNDS_MAX   16 /* reads and writes for one connection before others get their turn */
-#define PUMP_BYTES_MAX    (1 << 20)
+#define PUMP_BYTES_MAX    (1 << 20) /* bytes of a body, as well */
 
 /* ---- worker ---- */
 struct worker_listener {
@@ -187,8 +187,8 @@ struct flow {
 	bool is_ended;        /* the last byte, framing included, is in buf or was sent */
 	bool has_failed;      /* the receiving side takes no more */
 	bool is_bulky;        /* much came at a time last */
-	bool has_spliced;
-	uint32_t run_bytes; /* through the pipe since the source was empty last */
+	bool has_spliced;     /* and was counted for it */
+	uint32_t run_bytes;   /* through the pipe since the source was empty last */
 	uint64_t sent_bytes;
 };
 
@@ -206,7 +206,7 @@ struct client_side {
 	bool (*pass_body)(struct exchange *x, struct flow *flow);
 	/* Puts the head of the answer into to_client.buf. false: it does not fit. */
 	bool (*write_head)(struct exchange *x, const struct wire_h1_response *response);
-	/* Sends what to_client.buf holds. */
+	/* Sends what to_client holds. */
 	enum step (*flush)(struct exchange *x);
 	/* After the last byte: the next request may be read, or the connection ends. */
 	void (*finish)(struct exchange *x);
@@ -314,8 +314,8 @@ bool head_write_response(struct exchange *x, const struct wire_h1_response *resp
 bool head_write_reply(struct exchange *x);
 void head_write_trailers(struct flow *flow, const struct body_source *source);
 
-/* Flows (flow.c): fills flow->buf from the other side's body and frames it. STEP_DONE: the flow has
- * bytes or is_ended. */
+/* Flows (flow.c): takes what has come of the other side's body, framed for the receiving one. STEP_DONE: the flow
+ * has bytes or is_ended. */
 enum step flow_fill(struct exchange *x, struct flow *flow);
 /* All that came in has gone out. */
 bool flow_is_empty(const struct flow *flow);
@@ -332,6 +332,7 @@ struct body_reader {
 };
 enum step body_read(struct exchange *x, const struct body_reader *reader, char *dst, size_t cap,
 		    size_t *ret_len);
+/* The pass_body of both sides. */
 bool body_pass(struct exchange *x, const struct body_reader *reader, struct flow *flow);
 
 /* ---- conn ---- */
