@@ -1,7 +1,4 @@
 /* proxy: the data plane in one process, between scripted clients and origins. */
-#include <dlfcn.h>
-#include <semaphore.h>
-
 #include "proxy_scripts.h"
 
 static struct rig rig;
@@ -498,118 +495,6 @@ START_TEST(hasty_clients)
 }
 END_TEST
 
-#define QUEUED_CNT 200
-
-/* Connections that are in the queue when a port is given up are served. */
-START_TEST(release_serves_queue)
-{
-	sp_role_assume_control();
-	static struct side *sides[QUEUED_CNT];
-	rig_respond(&rig);
-	for (int round = 0; round < 10; round++) {
-		for (int i = 0; i < QUEUED_CNT; i++) {
-			sides[i] = rig_connect(&rig);
-			ck_assert(sides[i] != NULL && side_puts(sides[i], GET));
-		}
-		struct addr addr = rig_give_up_port(&rig);
-		ck_assert(rig_connect(&rig) == NULL);
-		for (int i = 0; i < QUEUED_CNT; i++) {
-			ck_assert_msg(take_message(sides[i], &answer, true),
-				      "connection %d was lost", i);
-			check_answer(200, "ok");
-			side_free(sides[i]);
-		}
-		ck_assert(rig_open(&rig, &addr, 1) != NULL);
-	}
-	rig_stop(&rig);
-}
-END_TEST
-
-static int slow_ms;
-
-/* How a worker answers control: its turn goes on for a while after that. */
-int sem_post(sem_t *sem)
-{
-	int (*post)(sem_t *);
-	*(void **)&post = dlsym(RTLD_NEXT, "sem_post");
-	int rc = post(sem);
-	int time_ms = __atomic_load_n(&slow_ms, __ATOMIC_RELAXED);
-	if (time_ms > 0)
-		(void)poll(NULL, 0, time_ms);
-	return rc;
-}
-
-/* What is in the queue by then is answered by the routes that had the port, though others are published at once. */
-START_TEST(release_serves_queue_by_its_routes)
-{
-	sp_role_assume_control();
-	static struct side *sides[QUEUED_CNT];
-	struct text text = { 0 };
-	rig_respond(&rig);
-	struct config *none = load_text(
-		"routes: ( { name = \"none\"; match = { address = \"127.0.0.1\"; ports = [ %u ]; };"
-		"action = { type = \"block\"; }; } );",
-		(unsigned)rig.port);
-	for (int round = 0; round < 3; round++) {
-		struct generation *with = NULL, *without = NULL;
-		ck_assert_int_eq(generation_build(rig.generations, none, false, &without, &text),
-				 ERR_OK);
-		/* They find the connections in the queue, and call and connections in one turn. */
-		__atomic_store_n(&slow_ms, 200, __ATOMIC_RELAXED);
-		ck_assert_int_eq(workers_release(rig.workers, NULL, 0, PATIENCE_MS), ERR_OK);
-		for (int i = 0; i < QUEUED_CNT; i++) {
-			sides[i] = rig_connect(&rig);
-			ck_assert(sides[i] != NULL && side_puts(sides[i], GET));
-		}
-		struct addr addr = rig_give_up_port(&rig);
-		generation_publish(rig.generations, without);
-		__atomic_store_n(&slow_ms, 0, __ATOMIC_RELAXED);
-		for (int i = 0; i < QUEUED_CNT; i++) {
-			ck_assert_msg(take_message(sides[i], &answer, true),
-				      "connection %d was lost", i);
-			check_answer(200, "ok");
-			side_free(sides[i]);
-		}
-		ck_assert_int_eq(generation_build(rig.generations, rig.config, false, &with, &text),
-				 ERR_OK);
-		generation_publish(rig.generations, with);
-		ck_assert(rig_open(&rig, &addr, 1) != NULL);
-	}
-	rig_stop(&rig);
-	config_put(none);
-}
-END_TEST
-
-/* A port is given up and taken again while clients come: who got a connection gets an answer. */
-START_TEST(release_under_load)
-{
-	sp_role_assume_control();
-	static struct asker askers[4];
-	rig_respond(&rig);
-	is_over = false;
-	for (size_t i = 0; i < SP_ARRAY_LEN(askers); i++) {
-		askers[i] = (struct asker){ .rig = &rig, .wants_new = true, .is_stubborn = true };
-		ck_assert_int_eq(pthread_create(&askers[i].thread, NULL, keep_asking, &askers[i]),
-				 0);
-	}
-	for (int round = 0; round < 4; round++) {
-		unsigned wanted = __atomic_load_n(&askers[0].answered, __ATOMIC_RELAXED) + 20;
-		while (!have_answers(askers, 1, wanted))
-			nap();
-		struct addr addr = rig_give_up_port(&rig);
-		ck_assert(rig_open(&rig, &addr, 1) != NULL);
-	}
-	__atomic_store_n(&is_over, true, __ATOMIC_RELAXED);
-	unsigned lost = 0;
-	for (size_t i = 0; i < SP_ARRAY_LEN(askers); i++) {
-		(void)pthread_join(askers[i].thread, NULL);
-		lost += askers[i].asked - askers[i].answered;
-	}
-	ck_assert_uint_eq(lost, 0);
-	rig_stop(&rig);
-}
-END_TEST
-
 /* Publishing under load: every request is answered, and nothing that was retired stays. */
 START_TEST(publish_storm)
 {
@@ -720,9 +605,6 @@ int main(void)
 	tcase_add_loop_test(tc, deadline, 0, SP_ARRAY_LEN(deadlines));
 	tcase_add_test(tc, redirected);
 	tcase_add_test(tc, hasty_clients);
-	tcase_add_test(tc, release_serves_queue);
-	tcase_add_test(tc, release_serves_queue_by_its_routes);
-	tcase_add_test(tc, release_under_load);
 	tcase_add_test(tc, publish_storm);
 	tcase_add_test(tc, drain);
 	tcase_add_test(tc, stop_in_the_middle);
