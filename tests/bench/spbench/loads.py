@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 
 from .bench import LOAD_CPU, SIZES
 
@@ -102,14 +103,16 @@ def wrk(bench, work, port, seconds):
 
 
 REQUESTS_A_SECOND = 15000  # h2load sends an exact number: this, times the seconds
+BURST = 200                # connections of one request that it opens at once
 
 
-def h2load(bench, work, port, seconds):
-    """Not one request more or less than asked for; every status and the exact sum of bytes are looked at."""
-    cnt, log = REQUESTS_A_SECOND * seconds, bench.path("h2load.log")
+def h2load_once(bench, work, port, connections, cnt):
+    """Not one request more or less than asked for; every status and the exact sum of bytes are looked at. (errors, microseconds it
+    took, those of each request)."""
+    log = bench.path("h2load.log")
     if os.path.exists(log):
         os.unlink(log)
-    done = run(["h2load", "--h1", "-t1", f"-c{work.connections}", f"-n{cnt}", f"--log-file={log}",
+    done = run(["h2load", "--h1", "-t1", f"-c{connections}", f"-n{cnt}", f"--log-file={log}",
                 f"http{'s' if work.is_tls else ''}://localhost:{port}/{work.size}"], 60)
     good = re.search(r"status codes: (\d+) 2xx", done.stdout)
     data = re.search(r"\((\d+)\) data", done.stdout)
@@ -117,10 +120,20 @@ def h2load(bench, work, port, seconds):
     if not (good and data and took):
         bench.give_up(f"{work}: h2load failed: {done.stdout}{done.stderr}")
     with open(log, encoding="ascii") as f:
-        times_us = sorted(int(line.split("\t")[2]) for line in f)
+        times_us = [int(line.split("\t")[2]) for line in f]
     errors = cnt - int(good[1]) + (int(data[1]) != cnt * SIZES[work.size])
-    return Load(cnt, int(float(took[1]) * {"us": 1, "ms": 1e3, "s": 1e6}[took[2]]), times_us[len(times_us) // 2],
-                times_us[len(times_us) * 99 // 100], errors)
+    return errors, int(float(took[1]) * {"us": 1, "ms": 1e3, "s": 1e6}[took[2]]), times_us
+
+
+def h2load(bench, work, port, seconds):
+    """With is_short in bursts of new connections: unlike wrk, which resumes, each of them is a full handshake in TLS."""
+    end, errors, took_us, times_us = time.monotonic() + seconds, 0, 0, []
+    while not times_us or (work.is_short and time.monotonic() < end):
+        connections, cnt = (BURST, BURST) if work.is_short else (work.connections, REQUESTS_A_SECOND * seconds)
+        wrong, us, times = h2load_once(bench, work, port, connections, cnt)
+        errors, took_us, times_us = errors + wrong, took_us + us, times_us + times
+    times_us.sort()
+    return Load(len(times_us), took_us, times_us[len(times_us) // 2], times_us[len(times_us) * 99 // 100], errors)
 
 
 def resume(bench, work, port, seconds):
