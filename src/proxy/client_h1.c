@@ -174,7 +174,9 @@ static void finish(struct exchange *x)
 {
 	struct conn *conn = x->conn;
 	if (is_last(x)) {
-		conn->has_last_request = x->request.wants_close && x->request_body.is_done;
+		/* Behind a body some clients send a CRLF that nobody asked for (RFC 9112, 2.2). */
+		conn->has_last_request = x->request.wants_close && x->request_body.is_done &&
+					 x->request_body.total == 0;
 		conn_linger(conn);
 		return;
 	}
