@@ -134,14 +134,28 @@ def test_nothing_is_held_back(t):
 
 
 def test_urgent_bytes_keep_their_place(t):
-    def script(c, _r):
-        c.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * MIB + 1) + BLOCK[:MIB])
+    """Whether they come at once, or to a body that goes by splice already."""
+    turn = threading.Semaphore(0)
+    wanted = BLOCK[:MIB] + b"!" + BLOCK[MIB:2 * MIB]
+
+    def script(c, r):
+        c.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(wanted) + BLOCK[:MIB])
+        assert r.target == "/" or turn.acquire(timeout=15)
         c.sock.send(b"!", socket.MSG_OOB)
         c.send(BLOCK[MIB:2 * MIB])
-    port, _, _, _ = started(t, script)
+    port, _, p, _ = started(t, script)
+    with t.connect(port) as c:
+        c.request(target="/late").head()
+        while len(c.buffer) < MIB:
+            c.fill()
+        assert splices(p) == 1
+        turn.release()
+        while len(c.buffer) < len(wanted):
+            c.fill()
+        assert c.buffer == wanted
     c = t.connect(port)
     for _ in range(3):
-        assert c.get("/").body == BLOCK[:MIB] + b"!" + BLOCK[MIB:2 * MIB]
+        assert c.get("/").body == wanted
 
 
 def test_a_body_to_the_end_of_the_connection(t):
