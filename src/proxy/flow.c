@@ -149,9 +149,8 @@ static enum step fill_pipe(struct exchange *x, struct flow *flow)
 		flow->pipe = pipe_take(x->worker);
 	if (flow->pipe == NULL)
 		return STEP_MORE;
-	size_t len = 0;
-	bool is_sized = source->framing == FRAMING_LENGTH;
-	enum step step = recv_pipe(x, flow, is_sized ? (size_t)source->left : SIZE_MAX, &len);
+	size_t len = 0, cap = source->framing == FRAMING_LENGTH ? (size_t)source->left : SIZE_MAX;
+	enum step step = recv_pipe(x, flow, cap, &len);
 	if (step == STEP_DONE) {
 		x->progress_ms = loop_now_ms(x->worker->loop);
 		flow->run_bytes += flow->run_bytes < BUF_BYTES ? (uint32_t)len : 0;
@@ -164,11 +163,8 @@ static enum step fill_pipe(struct exchange *x, struct flow *flow)
 	if (step == STEP_READ) {
 		flow->is_bulky = flow->run_bytes == 0 || flow->run_bytes >= BUF_BYTES;
 		flow->run_bytes = 0;
-	} else if (step == STEP_EOF && !is_sized) {
-		end_body(source);
-		step = STEP_DONE;
 	}
-	return step == STEP_EOF ? STEP_FAIL : step;
+	return step;
 }
 
 /* How a body gets into its flow: what came with the head as it lies there (pass_body), much at a time without

@@ -107,8 +107,8 @@ static enum step fill(struct pipe *pipe, int fd, size_t cap, size_t *ret_len)
 	ssize_t n = move(fd, pipe->wr, cap < pipe->cap_bytes ? cap : pipe->cap_bytes);
 	if (n < 0)
 		return errno == EAGAIN ? STEP_READ : errno == EINVAL ? STEP_MORE : STEP_FAIL;
-	if (n == 0)
-		return STEP_EOF;
+	if (n == 0) /* the end, or urgent bytes and the end behind them: recv tells which */
+		return STEP_MORE;
 	pipe->len = (uint32_t)n;
 	*ret_len = (size_t)n;
 	return STEP_DONE;
@@ -126,15 +126,11 @@ static enum step drain(struct pipe *pipe, int fd, size_t *ret_len)
 
 enum step pipe_recv_client(struct pipe *pipe, struct conn *conn, size_t cap, size_t *ret_len)
 {
-	if (conn->has_eof)
-		return STEP_EOF;
 	if (!conn->is_readable)
 		return STEP_READ;
 	enum step step = fill(pipe, conn->io.fd, cap, ret_len);
 	if (step == STEP_READ)
 		conn->is_readable = false;
-	else if (step == STEP_EOF)
-		conn->has_eof = true;
 	else if (step == STEP_DONE)
 		conn_count_in(conn, *ret_len);
 	return step;

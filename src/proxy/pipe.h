@@ -20,8 +20,10 @@ static inline size_t pipe_len(const struct pipe *pipe)
 	return pipe == NULL ? 0 : pipe->len;
 }
 
-/* Into an empty pipe, out of a plain socket: as conn_recv and upstream_conn_read, and STEP_MORE: it cannot be done
- * with this socket. Flags are cleared by EAGAIN only: that a pipe is full may be due to its slots. */
+/* Into an empty pipe, out of a plain socket: as conn_recv and upstream_conn_read, but for STEP_MORE instead of
+ * STEP_EOF: the source has ended, and what it may have left is for recv, as splice stops at urgent bytes for good; or
+ * this socket cannot be spliced at all. Flags are cleared by EAGAIN only: that a pipe is full may be due to its
+ * slots. */
 enum step pipe_recv_client(struct pipe *pipe, struct conn *conn, size_t cap, size_t *ret_len);
 enum step pipe_recv_target(struct pipe *pipe, struct upstream_conn *up, size_t cap,
 			   size_t *ret_len);

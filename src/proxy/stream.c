@@ -216,9 +216,6 @@ static enum stream_state fill_pipe(struct tunnel *t, struct stream *s)
 		s->full_cnt = 0;
 		s->run_bytes = 0;
 		return STREAM_WAITS;
-	case STEP_EOF:
-		s->is_eof = true;
-		return pass_end(t, s);
 	case STEP_MORE:
 		s->is_bulky = false;
 		s->is_unspliceable = true;

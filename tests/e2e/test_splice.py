@@ -6,9 +6,10 @@ import threading
 
 from sp import main
 from sp.client import Closed
-from sp.conf import forward
+from sp.conf import forward, tcp
 from sp.load import reset
 from sp.origin import answer
+from sp.tcp import TcpServer
 from sp.wait import pause, records
 
 KIB = 1 << 10
@@ -156,6 +157,67 @@ def test_urgent_bytes_keep_their_place(t):
     c = t.connect(port)
     for _ in range(3):
         assert c.get("/").body == wanted
+
+
+def send_urgent(sock, before, behind):
+    """Urgent data that the end follows at once, and that splice would take for it."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.sendall(before)
+    sock.send(b"!", socket.MSG_OOB)
+    sock.sendall(behind)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def read_end(sock):
+    """All that comes, to an end in good order."""
+    parts = [sock.recv(MIB)]
+    while parts[-1]:
+        parts.append(sock.recv(MIB))
+    return b"".join(parts)
+
+
+def test_an_end_behind_urgent_bytes_cuts_nothing_off_a_body(t):
+    def script(c, r):
+        if r.method == "POST":
+            c.send(answer(200, hashlib.sha256(r.body).hexdigest().encode()))
+            return
+        size = size_of(r)
+        length = b"Content-Length: %d\r\n" % (size + 1001) if r.header("X-Sized") else b""
+        send_urgent(c.sock, b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + length + b"\r\n" + BLOCK[:size], BLOCK[:1000])
+        c.close()
+    port, _, p, path = started(t, script)
+    for ix in range(60):
+        size = (200 * KIB, 400 * KIB, 800 * KIB)[ix % 3]
+        wanted = BLOCK[:size] + b"!" + BLOCK[:1000]
+        for headers in ([], [("X-Sized", "yes")]):
+            with t.connect(port) as c:
+                c.request("GET", f"/{size}", headers=headers, version="1.0")
+                assert c.wait_closed().endswith(b"\r\n\r\n" + wanted), (ix, headers)
+        with t.connect(port) as c:
+            head = b"POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(wanted)
+            send_urgent(c.sock, head + BLOCK[:size], BLOCK[:1000])
+            assert c.response().body.decode() == hashlib.sha256(wanted).hexdigest(), ix
+    assert {r["end"] for r in records(path, 180)} == {"done"} and splices(p) > 0
+
+
+def test_an_end_behind_urgent_bytes_cuts_nothing_off_a_tunnel(t):
+    got = []
+
+    def handler(peer):
+        asked = peer.recv_all()
+        got.append(asked)
+        send_urgent(peer.sock, asked, BLOCK[:1000])
+    server = TcpServer(t, handler)
+    port = t.port()
+    p = t.proxy([tcp("all", [port], [server.port])], workers=1)
+    for ix in range(60):
+        size = (200 * KIB, 400 * KIB, 800 * KIB)[ix % 3]
+        with t.connect(port) as c:
+            send_urgent(c.sock, BLOCK[:size], BLOCK[:1000])
+            wanted = BLOCK[:size] + b"!" + BLOCK[:1000]
+            assert read_end(c.sock) == wanted + b"!" + BLOCK[:1000], ix
+        assert got.pop() == wanted, ix
+    assert splices(p) > 0
 
 
 def test_a_body_to_the_end_of_the_connection(t):
