@@ -284,10 +284,16 @@ void exchange_run(struct exchange *x)
 		conn_arm_timer(x->conn, due_ms(x));
 }
 
+/* The target has all that came of the request, and more is due: its silence is no fault of its own. */
+static bool waits_for_client(const struct exchange *x)
+{
+	const struct flow *flow = &x->to_upstream;
+	return flow_is_empty(flow) && !flow->is_ended && !flow->has_failed;
+}
+
 static enum move await_head_time_out(struct exchange *x)
 {
-	bool waits_for_client = flow_is_empty(&x->to_upstream) && !x->to_upstream.is_ended;
-	if (waits_for_client)
+	if (waits_for_client(x))
 		return exchange_reply_with(x, 408, EXCHANGE_END_CLIENT_IDLE);
 	exchange_report(x, UPSTREAM_FAILURE_RESPONSE_TIMEOUT, "timeouts.response has passed");
 	return exchange_reply_with(x, 504, EXCHANGE_END_UPSTREAM_TIMEOUT);
@@ -295,7 +301,7 @@ static enum move await_head_time_out(struct exchange *x)
 
 static enum move relay_time_out(struct exchange *x)
 {
-	if (!flow_is_empty(&x->to_client))
+	if (!flow_is_empty(&x->to_client) || waits_for_client(x))
 		return exchange_give_up(x, EXCHANGE_END_CLIENT_IDLE);
 	exchange_report(x, UPSTREAM_FAILURE_RESPONSE_TIMEOUT,
 			"timeouts.idle has passed in its answer");

@@ -195,6 +195,25 @@ def test_a_success_between_failures_counts_anew(t):
     assert p.target(odd.port)["ejections"] == 0 and turns["n"] == 30
 
 
+def test_clients_that_stall_in_their_requests_eject_no_target(t):
+    """An answer that begins before the request has ended waits for what is to come of it."""
+    def script(c, r):
+        while not c.buffer:
+            c.fill()
+        c.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(c.buffer), c.buffer))
+        c.fill()
+    echoes = [t.origin(script, reads_body=False) for _ in range(2)]
+    group = upstream("app", [o.port for o in echoes], balance="round-robin", ejection={"failures": 3, "time": "60s"})
+    p, port = group_proxy(t, group, workers=1, timeouts={"idle": "500ms"})
+    clients = [t.connect(port).send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello") for _ in range(8)]
+    for c in clients:
+        assert c.wait_closed().endswith(b"\r\nhello\r\n")
+    until(lambda: ends(p, "client_idle") == 8, 10, "counted: client_idle")
+    for o in echoes:
+        view = p.target(o.port)
+        assert (view["requests"], view["failures"], view["state"]) == (4, 0, "up"), view
+
+
 def test_only_a_share_is_ejected_and_never_the_last_one(t):
     sick = [t.origin(fixed(b"sick", 503)) for _ in range(4)]
     well, = named(t, 1)
