@@ -90,12 +90,21 @@ void exchange_report(struct exchange *x, enum upstream_failure failure, const ch
 	target_report(&x->to, failure, why);
 }
 
+/* By the status of its answer. */
+static void report_status(struct exchange *x)
+{
+	unsigned status = x->response.status;
+	bool is_failure = status == 500 || status == 502 || status == 503 || status == 504;
+	exchange_report(x, is_failure ? UPSTREAM_FAILURE_STATUS : UPSTREAM_FAILURE_NONE,
+			is_failure ? wire_h1_status_phrase(status) : NULL);
+}
+
 static void free_exchange(struct exchange *x)
 {
 	struct worker *w = x->worker;
-	/* The client has gone, or its connection has to: the target did its part. */
+	/* The client has gone, or its connection has to: the target has said what it had to say. */
 	if (x->response.status >= 200)
-		exchange_report(x, UPSTREAM_FAILURE_NONE, NULL);
+		report_status(x);
 	x->upstream->abort(x);
 	if (x->generation != NULL)
 		generation_unpin(x->generation, w->ix);
@@ -254,10 +263,7 @@ static enum move step_relay(struct exchange *x)
 
 static enum move step_finish(struct exchange *x)
 {
-	unsigned status = x->response.status;
-	bool is_failure = status == 500 || status == 502 || status == 503 || status == 504;
-	exchange_report(x, is_failure ? UPSTREAM_FAILURE_STATUS : UPSTREAM_FAILURE_NONE,
-			is_failure ? wire_h1_status_phrase(status) : NULL);
+	report_status(x);
 	x->upstream->finish(x);
 	end_exchange(x);
 	x->client->finish(x);

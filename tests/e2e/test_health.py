@@ -28,6 +28,10 @@ def wait_state(p, port, state, timeout_s=20):
     until(lambda: p.target(port)["state"] == state, timeout_s, f"target {port} is {state}")
 
 
+def idle(p):
+    until(lambda: all(u["in_flight"] == 0 for u in p.upstreams()), 10, "no request under way")
+
+
 class Patient:
     """An origin whose checks (path /health) answer what .status says; other requests are answered with its text."""
 
@@ -193,6 +197,24 @@ def test_a_success_between_failures_counts_anew(t):
     for _ in range(60):
         get(port)
     assert p.target(odd.port)["ejections"] == 0 and turns["n"] == 30
+
+
+def test_a_client_that_leaves_a_server_error_makes_no_success_of_it(t):
+    def script(c, _r):
+        c.send(b"HTTP/1.1 503 Busy\r\nContent-Length: 100000\r\n\r\nhalf")
+        c.fill()
+    sick, well = t.origin(script), named(t, 1)[0]
+    group = upstream("app", [sick.port, well.port], balance="round-robin", ejection={"failures": 3, "time": "60s"})
+    p, port = group_proxy(t, group, workers=1)
+    statuses = []
+    for _ in range(10):
+        with Client(port) as c:
+            statuses.append(c.request().head().status)
+            reset(c)
+        idle(p)
+    assert statuses.count(503) == 3, statuses
+    view = p.target(sick.port)
+    assert (view["state"], view["failures"], view["last_failure"]["reason"]) == ("ejected", 3, "status"), view
 
 
 def test_clients_that_stall_in_their_requests_eject_no_target(t):
