@@ -1,6 +1,7 @@
 #pragma once
 /* net: calls on TCP sockets that do not block. Threads: any, one at a time for a socket. Security: what they
  * read comes from a network. */
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "smartproxy/addr.h"
@@ -18,7 +19,9 @@ enum step socket_send_last(int fd, const void *src, size_t len, size_t *ret_len)
 unsigned socket_queue_len(int listen_fd);
 /* Begins to connect; the caller owns the descriptor, which is writable or broken when it is decided. ERR_NETWORK:
  * refused at once, which is the other side's fault, *reterr_why (static) says how; ERR_LIMIT: this machine has no
- * descriptor, port or memory left. */
-enum err socket_connect(const struct addr *addr, int *ret_fd, const char **reterr_why) SP_MUST_USE;
+ * descriptor, port or memory left. has_first_bytes: they follow as soon as it is writable, and the ACK that ends the
+ * handshake goes with them (without them it would come 200 ms late). */
+enum err socket_connect(const struct addr *addr, bool has_first_bytes, int *ret_fd,
+			const char **reterr_why) SP_MUST_USE;
 /* What became of it. ERR_TIMEOUT, ERR_NETWORK: *reterr_why (static) says how. */
 enum err socket_connect_result(int fd, const char **reterr_why) SP_MUST_USE;

@@ -67,6 +67,7 @@ struct upstream_target {
 	const void *proxy_header;
 	size_t proxy_header_len; /* 0: none */
 	const char *alpn;        /* offered when it is TLS: "http/1.1", static; NULL: none */
+	bool has_first_bytes;    /* its owner has bytes for it, and writes them once it is ready */
 };
 enum err upstream_conn_open(struct upstream_worker *w, const struct upstream_target *target,
 			    struct upstream_conn **ret_conn) SP_MUST_USE;

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <netinet/tcp.h>
-#include <stdbool.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -55,25 +54,28 @@ unsigned socket_queue_len(int listen_fd)
 }
 
 /* Returns an errno, 0: begun. Urgent bytes keep their place among the others (RFC 6093, 6). */
-static int begin(int fd, const struct addr *addr)
+static int begin(int fd, const struct addr *addr, bool has_first_bytes)
 {
-	int one = 1;
+	int one = 1, zero = 0;
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
 	(void)setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one));
+	if (has_first_bytes)
+		(void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &zero, sizeof(zero));
 	if (fault_hits(FAULT_CONNECT))
 		return ECONNREFUSED;
 	return connect(fd, &addr->sa, addr->len) == 0 || errno == EINPROGRESS ? 0 : errno;
 }
 
-enum err socket_connect(const struct addr *addr, int *ret_fd, const char **reterr_why)
+enum err socket_connect(const struct addr *addr, bool has_first_bytes, int *ret_fd,
+			const char **reterr_why)
 {
 	int fd = socket(addr->sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0) {
 		*reterr_why = strerrordesc_np(errno);
 		return errno == EAFNOSUPPORT ? ERR_NETWORK : ERR_LIMIT;
 	}
-	int error = begin(fd, addr);
+	int error = begin(fd, addr, has_first_bytes);
 	if (error == 0) {
 		*ret_fd = fd;
 		return ERR_OK;

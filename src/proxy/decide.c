@@ -181,7 +181,9 @@ static uint64_t hash_key(const struct exchange *x, const struct config_upstream 
 static enum move start_target(struct exchange *x)
 {
 	enum config_balance balance = upstream_group_balance(x->route->group);
-	x->to = (struct target){ .conn = x->conn, .route = x->route, .alpn = "http/1.1" };
+	x->to = (struct target){
+		.conn = x->conn, .route = x->route, .alpn = "http/1.1", .has_first_bytes = true
+	};
 	struct wire_span cookie;
 	if (balance == CONFIG_BALANCE_HASH) {
 		x->to.choice.key_hash = hash_key(x, upstream_group_config(x->route->group));

@@ -133,10 +133,11 @@ struct target {
 	struct upstream_ticket ticket;
 	struct upstream_conn *up; /* set in CONNECT and READY */
 	enum target_phase phase;
-	int64_t phase_ms; /* when it began */
-	bool wants_fresh; /* no pooled connection: tunnels, and a retry after a stale one */
-	const char *alpn; /* towards a TLS target */
-	const char *sni;  /* of a ClientHello passed through; NULL: none, or that of conn->tls */
+	int64_t phase_ms;     /* when it began */
+	bool wants_fresh;     /* no pooled connection: tunnels, and a retry after a stale one */
+	bool has_first_bytes; /* for a ready connection; it need not wait for the target to speak */
+	const char *alpn;     /* towards a TLS target */
+	const char *sni; /* of a ClientHello passed through; NULL: none, or that of conn->tls */
 	unsigned addr_try_cnt; /* addresses of the chosen target that failed */
 	/* after STEP_FAIL */
 	unsigned status; /* 502, 503, 504 */

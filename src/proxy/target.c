@@ -160,7 +160,8 @@ static enum err open_conn(struct target *t)
 						 .client_port = conn->port,
 						 .proxy_header = header,
 						 .proxy_header_len = header_len,
-						 .alpn = t->alpn };
+						 .alpn = t->alpn,
+						 .has_first_bytes = t->has_first_bytes };
 		enum err e = upstream_conn_open(worker_of(t), &where, &t->up);
 		if (e != ERR_OK)
 			return e;

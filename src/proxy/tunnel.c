@@ -244,10 +244,12 @@ static void go_on(struct tunnel *t, enum step step)
 
 static void connect_target(struct tunnel *t)
 {
-	if (collect(t))
-		go_on(t, target_run(&t->to));
-	else
+	if (!collect(t)) {
 		leave_client(t);
+		return;
+	}
+	t->to.has_first_bytes = buf_len(&t->up.buf) > 0;
+	go_on(t, target_run(&t->to));
 }
 
 /* ---- driver ---- */

@@ -185,12 +185,13 @@ static enum err keep_preface(struct upstream_conn *conn, const struct upstream_t
 	return ERR_OK;
 }
 
-static enum err start_connect(struct upstream_conn *conn, const struct addr *addr)
+static enum err start_connect(struct upstream_conn *conn, const struct addr *addr,
+			      bool has_first_bytes)
 {
 	struct upstream_worker *w = conn->worker;
 	const char *why;
 	conn->io.on_ready = on_io;
-	enum err e = socket_connect(addr, &conn->io.fd, &why);
+	enum err e = socket_connect(addr, has_first_bytes, &conn->io.fd, &why);
 	if (e == ERR_OK || e == ERR_NETWORK)
 		pool_count(&w->connects);
 	if (e == ERR_NETWORK)
@@ -229,7 +230,9 @@ enum err upstream_conn_open(struct upstream_worker *w, const struct upstream_tar
 	addr_set_port(&addr, conn->port);
 	enum err e = keep_preface(conn, target);
 	if (e == ERR_OK)
-		e = start_connect(conn, &addr);
+		e = start_connect(conn, &addr,
+				  target->has_first_bytes || u->tls != NULL ||
+					  conn->preface_len > 0);
 	if (e != ERR_OK) {
 		free(conn->preface);
 		free(conn);

@@ -311,7 +311,8 @@ static void on_deadline(struct timer *timer)
 static enum err start_connect(struct probe *probe, const struct addr *addr)
 {
 	const char *why;
-	enum err e = socket_connect(addr, &probe->io.fd, &why);
+	bool has_first_bytes = probe->type != CONFIG_CHECK_TCP;
+	enum err e = socket_connect(addr, has_first_bytes, &probe->io.fd, &why);
 	if (e == ERR_NETWORK)
 		(void)fail(probe, UPSTREAM_FAILURE_REFUSED, "connect: %s", why);
 	if (e != ERR_OK)

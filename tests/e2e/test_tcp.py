@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 
 from sp import main
 from sp.client import Client
@@ -31,6 +32,20 @@ def test_the_server_may_speak_first(t):
         assert view["route"] == "smtp" and view["upstream"] == f"127.0.0.1:{origin.port}", view
         assert view["bytes_in"] == 8 and view["bytes_out"] == 19, view
     until(lambda: not p.connections(), 5, "no connection left")
+
+
+def test_a_server_that_speaks_first_learns_of_the_connection_at_once(t):
+    """No ACK waits for a client that waits for the server; the kernel would send it 200 ms later."""
+    origin = TcpServer(t, banner)
+    port = t.port()
+    t.proxy([tcp("smtp", [port], [origin.port])])
+
+    def wait_s():
+        start = time.monotonic()
+        with Client(port) as c:
+            assert c.sock.recv(64) == b"220 ready\r\n"
+        return time.monotonic() - start
+    assert min(wait_s() for _ in range(10)) < 0.1
 
 
 def test_an_answer_whose_end_comes_with_it_is_whole(t):

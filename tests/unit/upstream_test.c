@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -54,6 +55,14 @@ static void on_ready(struct upstream_conn *conn)
 	loop_stop(conn->worker->loop);
 }
 
+static enum err try_open_for(const struct upstream_target *to, struct upstream_conn **ret_conn)
+{
+	enum err e = upstream_conn_open(worker, to, ret_conn);
+	if (e == ERR_OK)
+		(*ret_conn)->on_ready = on_ready;
+	return e;
+}
+
 static enum err try_open(struct upstream *u, const char *header, struct upstream_conn **ret_conn)
 {
 	struct upstream_target to = { .upstream = u,
@@ -61,10 +70,7 @@ static enum err try_open(struct upstream *u, const char *header, struct upstream
 				      .proxy_header = header,
 				      .proxy_header_len = header == NULL ? 0 : strlen(header),
 				      .alpn = "http/1.1" };
-	enum err e = upstream_conn_open(worker, &to, ret_conn);
-	if (e == ERR_OK)
-		(*ret_conn)->on_ready = on_ready;
-	return e;
+	return try_open_for(&to, ret_conn);
 }
 
 static enum step wait_ready(struct upstream_conn *conn)
@@ -305,6 +311,46 @@ START_TEST(preface)
 	ck_assert_ptr_null(upstream_conn_take(worker, target, port));
 	ck_assert(has_ended(peer));
 	(void)close(peer);
+	tear_down();
+}
+END_TEST
+
+static struct upstream_conn *open_for_bytes(void)
+{
+	struct upstream_target to = { .upstream = target,
+				      .client_port = port,
+				      .has_first_bytes = true };
+	struct upstream_conn *conn = NULL;
+	ck_assert_int_eq(try_open_for(&to, &conn), ERR_OK);
+	return conn;
+}
+
+static bool has_one_to_accept(int timeout_ms)
+{
+	struct pollfd at = { .fd = listener, .events = POLLIN };
+	return poll(&at, 1, timeout_ms) == 1;
+}
+
+/* For the target the handshake ends with the first bytes. The kernel waits for them for 200 ms only: a starved run is
+ * made again. */
+START_TEST(first_bytes_end_the_handshake)
+{
+	set_up();
+	bool is_held = false;
+	for (int i = 0; i < 20 && !is_held; i++) {
+		struct upstream_conn *conn = open_for_bytes();
+		size_t len = 0;
+		ck_assert_int_eq(wait_ready(conn), STEP_DONE);
+		is_held = !has_one_to_accept(0);
+		ck_assert_int_eq(upstream_conn_write(conn, "GET", 3, &len), STEP_DONE);
+		ck_assert(has_one_to_accept(10000));
+		int peer = accept_one();
+		char text[4];
+		ck_assert_int_eq(recv(peer, text, sizeof(text), 0), 3);
+		upstream_conn_close(conn);
+		(void)close(peer);
+	}
+	ck_assert(is_held);
 	tear_down();
 }
 END_TEST
@@ -629,6 +675,7 @@ int main(void)
 	tcase_add_test(tc, preserved_port);
 	tcase_add_test(tc, options);
 	tcase_add_test(tc, preface);
+	tcase_add_test(tc, first_bytes_end_the_handshake);
 	tcase_add_test(tc, shut_down);
 	tcase_add_test(tc, refused);
 	tcase_add_test(tc, unresolved);
