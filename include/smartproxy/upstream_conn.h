@@ -29,7 +29,7 @@ struct upstream_worker {
 /* One connection to a target. The owner (an exchange's upstream side, a tunnel) sets on_ready and owner
  * while it holds it. */
 struct upstream_conn {
-	struct io io; /* armed once, edge-triggered, both directions */
+	struct io io; /* armed once, edge-triggered; for writing when a write first found no room */
 	struct upstream_worker *worker;
 	struct upstream *upstream;
 	void (*on_ready)(struct upstream_conn *conn); /* NULL while idle */
@@ -48,6 +48,7 @@ struct upstream_conn {
 	bool is_readable, is_writable; /* sticky until a call gives EAGAIN */
 	bool has_hung_up;              /* EPOLLRDHUP, EPOLLHUP or EPOLLERR seen */
 	bool is_broken;                /* EPOLLHUP or EPOLLERR seen */
+	bool is_awaiting_room;         /* EPOLLOUT is watched, once a write has found no room */
 	bool is_urgent; /* EPOLLPRI seen: reads end before urgent data, more may be behind */
 	bool is_reused;
 	bool is_unpoolable;            /* it had a PROXY header: it speaks for one client */
@@ -90,6 +91,8 @@ void upstream_conn_close(struct upstream_conn *conn);
 enum step upstream_conn_read(struct upstream_conn *conn, void *dst, size_t cap, size_t *ret_len);
 enum step upstream_conn_write(struct upstream_conn *conn, const void *src, size_t len,
 			      size_t *ret_len);
+/* A write to it gave EAGAIN: is_writable is set, and on_ready called, when there is room again. */
+void upstream_conn_await_room(struct upstream_conn *conn);
 /* No more will be written: FIN, or close_notify and FIN. */
 void upstream_conn_shutdown(struct upstream_conn *conn);
 /* Idle connections of this worker to all targets are closed (end of the worker). */

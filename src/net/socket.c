@@ -87,6 +87,16 @@ enum err socket_connect(const struct addr *addr, bool has_first_bytes, int *ret_
 	return is_own_lack ? ERR_LIMIT : ERR_NETWORK;
 }
 
+enum step socket_connect_look(int fd, const char **reterr_why)
+{
+	if (send(fd, NULL, 0, MSG_NOSIGNAL) == 0)
+		return STEP_DONE;
+	if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
+		return STEP_WRITE;
+	*reterr_why = strerrordesc_np(errno);
+	return STEP_FAIL;
+}
+
 enum err socket_connect_result(int fd, const char **reterr_why)
 {
 	int error = 0;

@@ -164,6 +164,6 @@ enum step pipe_send_target(struct pipe *pipe, struct upstream_conn *up, size_t *
 		return STEP_WRITE;
 	enum step step = drain(pipe, up->io.fd, ret_len);
 	if (step == STEP_WRITE)
-		up->is_writable = false;
+		upstream_conn_await_room(up);
 	return step;
 }

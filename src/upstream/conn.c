@@ -18,6 +18,8 @@
 #include "smartproxy/assert.h"
 #include "smartproxy/socket.h"
 
+#define WATCHED (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
+
 enum phase { PHASE_CONNECT, PHASE_PREFACE, PHASE_HANDSHAKE, PHASE_READY, PHASE_ENDING };
 
 static struct upstream_pool *pool_of(const struct upstream_conn *conn)
@@ -136,10 +138,20 @@ static bool is_quiet(struct upstream_conn *conn)
 	return !conn->is_readable;
 }
 
+void upstream_conn_await_room(struct upstream_conn *conn)
+{
+	conn->is_writable = false;
+	if (conn->is_awaiting_room)
+		return;
+	conn->is_awaiting_room = true;
+	if (loop_change(conn->worker->loop, &conn->io, WATCHED | EPOLLOUT) != ERR_OK)
+		(void)shutdown(conn->io.fd, SHUT_RDWR); /* its event ends it */
+}
+
 static void end_writing(struct upstream_conn *conn)
 {
 	if (conn->tls != NULL && tls_conn_close_notify(conn->tls) == STEP_WRITE) {
-		conn->is_writable = false;
+		upstream_conn_await_room(conn);
 		return;
 	}
 	conn->phase = PHASE_READY;
@@ -185,6 +197,25 @@ static enum err keep_preface(struct upstream_conn *conn, const struct upstream_t
 	return ERR_OK;
 }
 
+static enum step fail(struct upstream_conn *conn, enum upstream_failure failure, const char *why)
+{
+	pool_count(&conn->worker->connect_failures);
+	conn->failure = failure;
+	conn->failure_text = why == NULL ? "" : why;
+	return STEP_FAIL;
+}
+
+/* One that stands already is spared the event that would say so. */
+static void look_at_connect(struct upstream_conn *conn)
+{
+	const char *why;
+	enum step step = socket_connect_look(conn->io.fd, &why);
+	conn->is_writable = step == STEP_DONE;
+	conn->is_awaiting_room = step == STEP_WRITE;
+	if (step == STEP_FAIL)
+		(void)fail(conn, UPSTREAM_FAILURE_REFUSED, why);
+}
+
 static enum err start_connect(struct upstream_conn *conn, const struct addr *addr,
 			      bool has_first_bytes)
 {
@@ -198,7 +229,10 @@ static enum err start_connect(struct upstream_conn *conn, const struct addr *add
 		pool_count(&w->connect_failures);
 	if (e != ERR_OK)
 		return e;
-	e = loop_add(w->loop, &conn->io, EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+	conn->is_awaiting_room = true;
+	if (has_first_bytes)
+		look_at_connect(conn);
+	e = loop_add(w->loop, &conn->io, WATCHED | (conn->is_awaiting_room ? EPOLLOUT : 0));
 	if (e != ERR_OK)
 		(void)close(conn->io.fd);
 	return e;
@@ -243,14 +277,6 @@ enum err upstream_conn_open(struct upstream_worker *w, const struct upstream_tar
 	return ERR_OK;
 }
 
-static enum step fail(struct upstream_conn *conn, enum upstream_failure failure, const char *why)
-{
-	pool_count(&conn->worker->connect_failures);
-	conn->failure = failure;
-	conn->failure_text = why == NULL ? "" : why;
-	return STEP_FAIL;
-}
-
 static enum step finish_connect(struct upstream_conn *conn)
 {
 	const char *why;
@@ -271,7 +297,7 @@ static enum step note_step(struct upstream_conn *conn, enum step step)
 	if (step == STEP_READ)
 		conn->is_readable = false;
 	else if (step == STEP_WRITE)
-		conn->is_writable = false;
+		upstream_conn_await_room(conn);
 	return step;
 }
 

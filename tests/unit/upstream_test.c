@@ -355,6 +355,52 @@ START_TEST(first_bytes_end_the_handshake)
 }
 END_TEST
 
+/* On one machine the handshake is over before anything is waited for. */
+START_TEST(stands_at_once)
+{
+	set_up();
+	bool is_ready = false;
+	for (int i = 0; i < 20 && !is_ready; i++) {
+		struct upstream_conn *conn = open_for_bytes();
+		is_ready = upstream_conn_check(conn) == STEP_DONE;
+		ck_assert(!is_ready || !conn->is_awaiting_room);
+		upstream_conn_close(conn);
+	}
+	ck_assert(is_ready);
+	tear_down();
+}
+END_TEST
+
+static const char zeros[1 << 16];
+
+/* A target that does not read: room is waited for, and told of. */
+START_TEST(room)
+{
+	set_up();
+	struct upstream_conn *conn = open_for_bytes();
+	size_t len = 0, sent = 0, got = 0;
+	enum step step;
+	ck_assert_int_eq(wait_ready(conn), STEP_DONE);
+	while ((step = upstream_conn_write(conn, zeros, sizeof(zeros), &len)) == STEP_DONE)
+		sent += len;
+	ck_assert_int_eq(step, STEP_WRITE);
+	ck_assert(!conn->is_writable);
+	int peer = accept_one();
+	while (got < sent) {
+		static char sink[1 << 16];
+		ssize_t n = recv(peer, sink, sizeof(sink), 0);
+		ck_assert_int_gt(n, 0);
+		got += (size_t)n;
+	}
+	while (!conn->is_writable)
+		loop_run(worker->loop);
+	ck_assert_int_eq(upstream_conn_write(conn, "GET", 3, &len), STEP_DONE);
+	upstream_conn_close(conn);
+	(void)close(peer);
+	tear_down();
+}
+END_TEST
+
 START_TEST(shut_down)
 {
 	set_up();
@@ -385,7 +431,8 @@ START_TEST(refused)
 	other.targets[0].port = closed;
 	make_group(&other);
 	struct upstream_conn *conn = NULL;
-	enum err e = try_open(target_at(&other, 0), NULL, &conn);
+	struct upstream_target to = { .upstream = target_at(&other, 0), .has_first_bytes = _i > 0 };
+	enum err e = try_open_for(&to, &conn);
 	if (e == ERR_OK) {
 		ck_assert_int_eq(wait_ready(conn), STEP_FAIL);
 		ck_assert_int_eq(upstream_conn_check(conn), STEP_FAIL); /* and stays so */
@@ -676,8 +723,10 @@ int main(void)
 	tcase_add_test(tc, options);
 	tcase_add_test(tc, preface);
 	tcase_add_test(tc, first_bytes_end_the_handshake);
+	tcase_add_test(tc, stands_at_once);
+	tcase_add_test(tc, room);
 	tcase_add_test(tc, shut_down);
-	tcase_add_test(tc, refused);
+	tcase_add_loop_test(tc, refused, 0, 2);
 	tcase_add_test(tc, unresolved);
 	tcase_add_loop_test(tc, tls_ready, 0, 2);
 	tcase_add_test(tc, tls_unverified);
