@@ -47,6 +47,7 @@ struct upstream_conn {
 	uint8_t phase;         /* this room's */
 	bool is_readable, is_writable; /* sticky until a call gives EAGAIN */
 	bool has_hung_up;              /* EPOLLRDHUP, EPOLLHUP or EPOLLERR seen */
+	bool has_eof;                  /* all before its end has been read */
 	bool is_broken;                /* EPOLLHUP or EPOLLERR seen */
 	bool is_awaiting_room;         /* EPOLLOUT is watched, once a write has found no room */
 	bool is_urgent; /* EPOLLPRI seen: reads end before urgent data, more may be behind */

@@ -136,8 +136,11 @@ void conn_note_drained(struct conn *conn)
 static enum step recv_plain(struct conn *conn, void *dst, size_t cap, size_t *ret_len)
 {
 	enum step step = socket_recv(conn->io.fd, dst, cap, ret_len);
-	if (step == STEP_DONE && *ret_len < cap)
+	if (step == STEP_DONE && *ret_len < cap) {
 		conn_note_drained(conn);
+		/* The end that was seen before the read needs no look of its own. */
+		conn->has_eof = conn->has_hung_up && !conn->is_broken && !conn->is_urgent;
+	}
 	return step;
 }
 

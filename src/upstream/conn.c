@@ -301,12 +301,14 @@ static enum step note_step(struct upstream_conn *conn, enum step step)
 	return step;
 }
 
-/* A short read emptied the socket, unless an end waits behind it, or it stopped at urgent data: the next
- * arrival is a new edge. */
+/* A short read emptied the socket, unless it stopped at urgent data: the next arrival is a new edge. The end that
+ * was seen before it needs no look of its own; an error, or the end of TLS, does. */
 static void note_drained(struct upstream_conn *conn)
 {
-	if (!conn->has_hung_up && !conn->is_urgent)
-		conn->is_readable = false;
+	if (conn->is_urgent)
+		return;
+	conn->is_readable = conn->has_hung_up;
+	conn->has_eof = conn->has_hung_up && !conn->is_broken && conn->tls == NULL;
 }
 
 static enum step send_preface(struct upstream_conn *conn)
@@ -426,6 +428,8 @@ void pool_close_idle(struct upstream_pool *pool)
 
 enum step upstream_conn_read(struct upstream_conn *conn, void *dst, size_t cap, size_t *ret_len)
 {
+	if (conn->has_eof)
+		return STEP_EOF;
 	enum step step =
 		note_step(conn, conn->tls != NULL ? tls_conn_read(conn->tls, dst, cap, ret_len)
 						  : socket_recv(conn->io.fd, dst, cap, ret_len));

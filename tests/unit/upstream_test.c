@@ -401,6 +401,33 @@ START_TEST(room)
 }
 END_TEST
 
+/* An end that came with the last bytes is known behind them; urgent bytes stop a read before it. */
+START_TEST(end_with_bytes)
+{
+	set_up();
+	struct upstream_conn *conn = open_one();
+	int peer = accept_one();
+	char text[8];
+	size_t len = 0;
+	int flags = _i == 0 ? 0 : MSG_OOB;
+	ck_assert_int_eq(send(peer, "last", 4, MSG_NOSIGNAL), 4);
+	ck_assert_int_eq(send(peer, "!", 1, MSG_NOSIGNAL | flags), 1);
+	(void)close(peer);
+	while (!conn->has_hung_up)
+		loop_run(worker->loop);
+	ck_assert_int_eq(upstream_conn_read(conn, text, sizeof(text), &len), STEP_DONE);
+	ck_assert_uint_eq(len, _i == 0 ? 5 : 4);
+	ck_assert_int_eq(conn->has_eof, _i == 0);
+	if (_i > 0) {
+		ck_assert_int_eq(upstream_conn_read(conn, text, sizeof(text), &len), STEP_DONE);
+		ck_assert_uint_eq(len, 1);
+	}
+	ck_assert_int_eq(upstream_conn_read(conn, text, sizeof(text), &len), STEP_EOF);
+	upstream_conn_close(conn);
+	tear_down();
+}
+END_TEST
+
 START_TEST(shut_down)
 {
 	set_up();
@@ -725,6 +752,7 @@ int main(void)
 	tcase_add_test(tc, first_bytes_end_the_handshake);
 	tcase_add_test(tc, stands_at_once);
 	tcase_add_test(tc, room);
+	tcase_add_loop_test(tc, end_with_bytes, 0, 2);
 	tcase_add_test(tc, shut_down);
 	tcase_add_loop_test(tc, refused, 0, 2);
 	tcase_add_test(tc, unresolved);
