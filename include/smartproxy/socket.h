@@ -23,6 +23,8 @@ unsigned socket_queue_len(int listen_fd);
  * handshake goes with them (without them it would come 200 ms late). */
 enum err socket_connect(const struct addr *addr, bool has_first_bytes, int *ret_fd,
 			const char **reterr_why) SP_MUST_USE;
+/* The kernel asks now and then whether the other side is still there. */
+void socket_keep_alive(int fd);
 /* Whether it stands already, as it does on this machine: a send of nothing, which does nothing else. STEP_DONE;
  * STEP_WRITE: not yet; STEP_FAIL: refused, *reterr_why (static) says how, and the socket no more. */
 enum step socket_connect_look(int fd, const char **reterr_why);

@@ -35,7 +35,7 @@ struct upstream_conn {
 	void (*on_ready)(struct upstream_conn *conn); /* NULL while idle */
 	void *owner;
 	struct tls_conn *tls; /* NULL: plain */
-	struct timer idle_timer;
+	struct timer timer;   /* in the pool: of its end there; else: of keepalive */
 	struct list idle_link;
 	struct task free_task;
 	const char *alpn; /* to be offered, static */

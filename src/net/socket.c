@@ -58,13 +58,18 @@ static int begin(int fd, const struct addr *addr, bool has_first_bytes)
 {
 	int one = 1, zero = 0;
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
 	(void)setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one));
 	if (has_first_bytes)
 		(void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &zero, sizeof(zero));
 	if (fault_hits(FAULT_CONNECT))
 		return ECONNREFUSED;
 	return connect(fd, &addr->sa, addr->len) == 0 || errno == EINPROGRESS ? 0 : errno;
+}
+
+void socket_keep_alive(int fd)
+{
+	int one = 1;
+	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
 }
 
 enum err socket_connect(const struct addr *addr, bool has_first_bytes, int *ret_fd,

@@ -18,7 +18,8 @@
 #include "smartproxy/assert.h"
 #include "smartproxy/socket.h"
 
-#define WATCHED (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
+#define KEEP_ALIVE_MS 1000 /* after its begin */
+#define WATCHED       (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
 enum phase { PHASE_CONNECT, PHASE_PREFACE, PHASE_HANDSHAKE, PHASE_READY, PHASE_ENDING };
 
@@ -109,7 +110,7 @@ void upstream_conn_close(struct upstream_conn *conn)
 	if (conn == NULL || conn->io.fd < 0)
 		return;
 	leave_pool(conn);
-	loop_timer_disarm(conn->worker->loop, &conn->idle_timer);
+	loop_timer_disarm(conn->worker->loop, &conn->timer);
 	if (conn->tls != NULL && !conn->has_hung_up)
 		(void)tls_conn_close_notify(conn->tls);
 	loop_close(conn->worker->loop, &conn->io);
@@ -174,11 +175,14 @@ static void on_io(struct io *io, uint32_t events)
 		upstream_conn_close(conn); /* idle: an end, or bytes that nobody asked for */
 }
 
-/* The timer stays armed while a connection is in use: arming it once more for later only writes its due time. */
-static void on_idle_timeout(struct timer *timer)
+/* The timer stays armed while a connection is in use: arming it once more for later only writes its due time. One
+ * that is in use for long may have lost its target: short ones are spared the call. */
+static void on_timer(struct timer *timer)
 {
-	struct upstream_conn *conn = SP_CONTAINER_OF(timer, struct upstream_conn, idle_timer);
-	if (!list_is_empty(&conn->idle_link))
+	struct upstream_conn *conn = SP_CONTAINER_OF(timer, struct upstream_conn, timer);
+	if (list_is_empty(&conn->idle_link))
+		socket_keep_alive(conn->io.fd);
+	else
 		upstream_conn_close(conn);
 }
 
@@ -259,7 +263,7 @@ enum err upstream_conn_open(struct upstream_worker *w, const struct upstream_tar
 	conn->alpn = target->alpn;
 	conn->port = upstream_port(u, target->client_port);
 	conn->failure_text = "";
-	conn->idle_timer.on_due = on_idle_timeout;
+	conn->timer.on_due = on_timer;
 	list_init(&conn->idle_link);
 	addr_set_port(&addr, conn->port);
 	enum err e = keep_preface(conn, target);
@@ -272,6 +276,7 @@ enum err upstream_conn_open(struct upstream_worker *w, const struct upstream_tar
 		free(conn);
 		return e;
 	}
+	loop_timer_arm(w->loop, &conn->timer, loop_now_ms(w->loop) + KEEP_ALIVE_MS);
 	pool->conn_cnt++;
 	*ret_conn = conn;
 	return ERR_OK;
@@ -413,7 +418,7 @@ void upstream_conn_park(struct upstream_conn *conn)
 	conn->owner = NULL;
 	list_prepend(&pool->idle, &conn->idle_link);
 	pool_add(&pool->idle_cnt, 1);
-	loop_timer_arm(w->loop, &conn->idle_timer, loop_now_ms(w->loop) + w->idle_ms);
+	loop_timer_arm(w->loop, &conn->timer, loop_now_ms(w->loop) + w->idle_ms);
 }
 
 void pool_close_idle(struct upstream_pool *pool)
