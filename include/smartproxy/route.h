@@ -76,8 +76,13 @@ enum route_listener route_listener_kind(const struct route_index *index, const s
 /* Does this listener take PROXY headers ("listeners" of the configuration names its port), and does it believe
  * this peer's? */
 enum route_trust { ROUTE_TRUST_OFF, ROUTE_TRUST_PEER, ROUTE_TRUST_NOT };
-enum route_trust route_listener_trust(const struct route_index *index, const struct addr *listen,
-				      const struct addr *peer);
+/* Both, for one lookup. */
+struct route_listening {
+	enum route_listener kind;
+	enum route_trust trust;
+};
+struct route_listening route_listener_ask(const struct route_index *index,
+					  const struct addr *listen, const struct addr *peer);
 
 /* Decides by what is known before HTTP: port, SNI, ALPN, client address. */
 struct route_l4 {

@@ -18,19 +18,11 @@ static enum exchange_end end_of(enum limit_verdict verdict)
 }
 
 /* What the generation that is published now says of a connection before its first byte. */
-struct listener_says {
-	enum route_listener kind;
-	enum route_trust trust;
-};
-
-static struct listener_says ask_listener(const struct addr *listen, const struct addr *peer)
+static struct route_listening ask_listener(const struct addr *listen, const struct addr *peer)
 {
 	sp_rcu_enter();
-	const struct route_index *routes = generation_current()->routes;
-	struct listener_says says = {
-		.kind = route_listener_kind(routes, listen),
-		.trust = route_listener_trust(routes, listen, peer),
-	};
+	struct route_listening says =
+		route_listener_ask(generation_current()->routes, listen, peer);
 	sp_rcu_leave();
 	return says;
 }
@@ -75,6 +67,26 @@ static void refuse(struct worker *w, int fd, enum exchange_end end)
 	stat_add(&w->stats.conn_ends[end], 1);
 }
 
+static bool begin(struct conn *conn, enum route_listener kind)
+{
+	struct worker *w = conn->worker;
+	int64_t now_ms = loop_now_ms(w->loop);
+	while (kind == ROUTE_LISTENER_TCP) {
+		if (conn_open_tcp(conn))
+			return false;
+		kind = ask_listener(&conn->listen, &conn->peer).kind;
+	}
+	if (kind == ROUTE_LISTENER_TLS) {
+		conn_set_state(conn, CONN_HELLO);
+		conn_arm_timer(conn, now_ms + w->settings.hello_ms);
+	} else {
+		conn_set_state(conn, CONN_HTTP);
+		conn_count_in(conn, buf_len(&conn->in));
+		conn_arm_timer(conn, now_ms + w->settings.header_ms);
+	}
+	return true;
+}
+
 void conn_accept(struct worker *w, int fd, const struct addr *client, const struct addr *listen)
 {
 	enum limit_verdict verdict = limits_enter(w->limits, &w->settings.limits);
@@ -88,7 +100,7 @@ void conn_accept(struct worker *w, int fd, const struct addr *client, const stru
 		refuse(w, fd, EXCHANGE_END_NO_MEMORY);
 		return;
 	}
-	struct listener_says says = ask_listener(listen, client);
+	struct route_listening says = ask_listener(listen, client);
 	if (!conn_open(conn))
 		return;
 	/* Behind a proxy that is trusted the client is who its header names. */
@@ -103,28 +115,13 @@ void conn_accept(struct worker *w, int fd, const struct addr *client, const stru
 					  : w->settings.hello_ms;
 		conn_arm_timer(conn, conn->accepted_ms + time_ms);
 	} else {
-		(void)conn_begin(conn);
+		(void)begin(conn, says.kind);
 	}
 }
 
 bool conn_begin(struct conn *conn)
 {
-	struct worker *w = conn->worker;
-	int64_t now_ms = loop_now_ms(w->loop);
-	enum route_listener kind;
-	while ((kind = ask_listener(&conn->listen, &conn->peer).kind) == ROUTE_LISTENER_TCP) {
-		if (conn_open_tcp(conn))
-			return false;
-	}
-	if (kind == ROUTE_LISTENER_TLS) {
-		conn_set_state(conn, CONN_HELLO);
-		conn_arm_timer(conn, now_ms + w->settings.hello_ms);
-	} else {
-		conn_set_state(conn, CONN_HTTP);
-		conn_count_in(conn, buf_len(&conn->in));
-		conn_arm_timer(conn, now_ms + w->settings.header_ms);
-	}
-	return true;
+	return begin(conn, ask_listener(&conn->listen, &conn->peer).kind);
 }
 
 bool conn_enter_route(struct conn *conn, const struct route *route)

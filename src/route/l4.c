@@ -12,16 +12,13 @@ static const struct bucket *find_listener(const struct route_index *index,
 	return index_find_bucket(index, addr_port(listen), PATTERN_LISTENER, bytes, len);
 }
 
-enum route_listener route_listener_kind(const struct route_index *index, const struct addr *listen)
+static enum route_listener kind_of(const struct bucket *bucket)
 {
-	const struct bucket *bucket = find_listener(index, listen);
 	return bucket == NULL ? ROUTE_LISTENER_HTTP : (enum route_listener)bucket->listener;
 }
 
-enum route_trust route_listener_trust(const struct route_index *index, const struct addr *listen,
-				      const struct addr *peer)
+static enum route_trust trust_in(const struct bucket *bucket, const struct addr *peer)
 {
-	const struct bucket *bucket = find_listener(index, listen);
 	if (bucket == NULL || bucket->trusted == NULL)
 		return ROUTE_TRUST_OFF;
 	for (uint32_t i = 0; i < bucket->trusted_cnt; i++) {
@@ -29,6 +26,18 @@ enum route_trust route_listener_trust(const struct route_index *index, const str
 			return ROUTE_TRUST_PEER;
 	}
 	return ROUTE_TRUST_NOT;
+}
+
+enum route_listener route_listener_kind(const struct route_index *index, const struct addr *listen)
+{
+	return kind_of(find_listener(index, listen));
+}
+
+struct route_listening route_listener_ask(const struct route_index *index,
+					  const struct addr *listen, const struct addr *peer)
+{
+	const struct bucket *bucket = find_listener(index, listen);
+	return (struct route_listening){ .kind = kind_of(bucket), .trust = trust_in(bucket, peer) };
 }
 
 static bool alpn_fits(const struct config_match *match, const struct wire_hello *hello)

@@ -574,10 +574,11 @@ START_TEST(raw_tcp_and_trust)
 	ck_assert_int_eq(addr_parse("2001:db8::1", 1, &v6), ERR_OK);
 	ck_assert_int_eq(route_listener_kind(index, &listen), ROUTE_LISTENER_TCP);
 	ck_assert_int_eq(route_listener_kind(index, &web), ROUTE_LISTENER_HTTP);
-	ck_assert_int_eq(route_listener_trust(index, &listen, &mapped), ROUTE_TRUST_PEER);
-	ck_assert_int_eq(route_listener_trust(index, &listen, &v6), ROUTE_TRUST_PEER);
-	ck_assert_int_eq(route_listener_trust(index, &listen, &far), ROUTE_TRUST_NOT);
-	ck_assert_int_eq(route_listener_trust(index, &web, &mapped), ROUTE_TRUST_OFF);
+	ck_assert_int_eq(route_listener_ask(index, &listen, &far).kind, ROUTE_LISTENER_TCP);
+	ck_assert_int_eq(route_listener_ask(index, &listen, &mapped).trust, ROUTE_TRUST_PEER);
+	ck_assert_int_eq(route_listener_ask(index, &listen, &v6).trust, ROUTE_TRUST_PEER);
+	ck_assert_int_eq(route_listener_ask(index, &listen, &far).trust, ROUTE_TRUST_NOT);
+	ck_assert_int_eq(route_listener_ask(index, &web, &mapped).trust, ROUTE_TRUST_OFF);
 	struct route_l4 want = { .listen = &listen, .client = &local };
 	const struct route *route = NULL;
 	ck_assert_int_eq(route_find_l4(index, &want, &route), ROUTE_L4_TUNNEL);
