@@ -90,6 +90,14 @@ static void read_bytes(struct reader *r, size_t len, char *dst)
 static uint32_t read_raw(struct reader *r, unsigned byte_cnt)
 {
 	uint32_t value = 0;
+	/* Most numbers lie within a record, and are there. */
+	if (r->step == WIRE_DONE && byte_cnt <= r->record_left && byte_cnt <= r->len - r->at) {
+		for (unsigned i = 0; i < byte_cnt; i++)
+			value = value << 8 | r->data[r->at + i];
+		r->at += byte_cnt;
+		r->record_left -= byte_cnt;
+		return value;
+	}
 	for (unsigned i = 0; i < byte_cnt; i++) {
 		if (peek_run(r, 1) == 0)
 			return 0;
@@ -193,19 +201,53 @@ static void read_versions(struct reader *r, uint32_t ext_len, struct wire_hello 
 	}
 }
 
-/* seen: one bit an extension type. */
-static void read_extension(struct reader *r, uint32_t *left, uint64_t *seen,
+/* Types of extensions so far. The common ones are below 64, and of others there are few: the map is for a hello
+ * that has more, and is not cleared for others. */
+struct types {
+	uint64_t low;
+	unsigned high_cnt;
+	bool has_map;
+	uint16_t high[16];
+	uint64_t map[65536 / 64];
+};
+
+static bool note_bit(uint64_t *map, uint32_t type)
+{
+	uint64_t bit = 1ULL << (type % 64);
+	bool is_new = (map[type / 64] & bit) == 0;
+	map[type / 64] |= bit;
+	return is_new;
+}
+
+/* False: it was there before. */
+static bool note_type(struct types *seen, uint32_t type)
+{
+	if (type < 64)
+		return note_bit(&seen->low, type);
+	for (unsigned i = 0; i < seen->high_cnt; i++) {
+		if (seen->high[i] == type)
+			return false;
+	}
+	if (seen->high_cnt < sizeof(seen->high) / sizeof(seen->high[0])) {
+		seen->high[seen->high_cnt++] = (uint16_t)type;
+		return true;
+	}
+	if (!seen->has_map)
+		memset(seen->map, 0, sizeof(seen->map));
+	seen->has_map = true;
+	return note_bit(seen->map, type);
+}
+
+static void read_extension(struct reader *r, uint32_t *left, struct types *seen,
 			   struct wire_hello *hello)
 {
 	uint32_t type = read_number(r, left, 2);
 	if (r->step != WIRE_DONE)
 		return;
-	uint64_t bit = 1ULL << (type % 64);
-	if ((seen[type / 64] & bit) != 0) {
+	if (!note_type(seen, type)) {
 		stop(r, WIRE_FAIL, WIRE_HELLO_DUPLICATE);
 		return;
 	}
-	seen[type / 64] |= bit;
 	uint32_t len = open_vector(r, left, 2, 0, UINT16_MAX);
 	switch (type) {
 	case EXT_SERVER_NAME:
@@ -249,9 +291,12 @@ static void read_hello(struct reader *r, struct wire_hello *hello)
 	if (r->step != WIRE_DONE || left == 0) /* TLS 1.2 allows no extensions at all */
 		return;
 	uint32_t ext_left = open_list(r, left, 2, 0, UINT16_MAX);
-	uint64_t seen[65536 / 64] = { 0 };
+	struct types seen;
+	seen.low = 0;
+	seen.high_cnt = 0;
+	seen.has_map = false;
 	while (ext_left > 0 && r->step == WIRE_DONE)
-		read_extension(r, &ext_left, seen, hello);
+		read_extension(r, &ext_left, &seen, hello);
 }
 
 bool wire_hello_is_ready(struct wire_hello_scan *scan, const uint8_t *data, size_t len)

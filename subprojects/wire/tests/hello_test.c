@@ -155,6 +155,30 @@ START_TEST(parses_over_records_and_cuts)
 }
 END_TEST
 
+/* Extensions of many types, low and high; any of them once more is refused. */
+START_TEST(knows_each_type_again)
+{
+	static struct bytes message, record;
+	static char ext[4 * 65];
+	for (unsigned again = 0; again <= 64; again++) {
+		for (unsigned i = 0; i <= 64; i++) {
+			unsigned type = i == 64 ? again : i;
+			type = type < 8 ? type + 48 : type * 1021; /* 48 to 55, 8168 to 64323 */
+			ext[4 * i] = (char)(type >> 8);
+			ext[4 * i + 1] = (char)type;
+		}
+		size_t cnt = again == 64 ? 64 : 65;
+		build_message(&message, 0x0303, ext, 4 * cnt);
+		build_records(&record, &message, 16384, 16384);
+		struct wire_hello hello;
+		enum wire_hello_reason reason;
+		enum wire_step step = wire_hello_parse(record.at, record.len, &hello, &reason);
+		ck_assert_int_eq(step, again == 64 ? WIRE_DONE : WIRE_FAIL);
+		ck_assert_int_eq(reason, again == 64 ? WIRE_HELLO_OK : WIRE_HELLO_DUPLICATE);
+	}
+}
+END_TEST
+
 static const struct {
 	const char *name, *hex, *text;
 } real[] = {
@@ -282,6 +306,7 @@ int main(void)
 	TCase *tc = tcase_create("rows");
 	tcase_set_timeout(tc, 30);
 	tcase_add_loop_test(tc, parses_over_records_and_cuts, 0, ROW_CNT(hellos));
+	tcase_add_test(tc, knows_each_type_again);
 	tcase_add_loop_test(tc, parses_real_ones, 0, ROW_CNT(real));
 	tcase_add_loop_test(tc, refuses_at_every_cut, 0, ROW_CNT(refusals));
 	tcase_add_test(tc, bounds_the_records);
