@@ -71,7 +71,9 @@ void pipe_give(struct worker *w, struct pipe *pipe)
 	struct pipe_pool *pool = &w->pipes;
 	if (pipe == NULL)
 		return;
-	if (pipe->len > 0 || pool->free_cnt >= PIPES_KEPT) {
+	/* An exchange may end behind its connection: whoever is the last keeps none (conn_close). */
+	bool is_quiet = w->stats.connections_open == 0;
+	if (pipe->len > 0 || pool->free_cnt >= PIPES_KEPT || is_quiet) {
 		drop(pool, pipe);
 		return;
 	}

@@ -10,7 +10,7 @@ from sp.conf import forward, tcp
 from sp.load import reset
 from sp.origin import answer
 from sp.tcp import TcpServer
-from sp.wait import pause, records
+from sp.wait import pause, records, until
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -286,6 +286,19 @@ def test_a_client_that_goes_leaves_nothing_behind(t):
         assert c.get(f"/{MIB}").body == BLOCK[:MIB]
     o.stop()
     p.wait_fds()
+
+
+def test_the_last_client_that_goes_leaves_no_pipe_open(t):
+    port, o, p, path = started(t)
+    for ix, leave in enumerate((lambda c: c.close(), lambda c: c.half_close(), reset)):
+        with t.connect(port) as c:
+            c.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (5 * MIB) + BLOCK[:2 * MIB])
+            request = o.wait_requests(ix + 1)
+            until(lambda: request.body_bytes == 2 * MIB, 15, "the target has what came")
+            leave(c)
+            assert [r["end"] for r in records(path, ix + 1)] == ["client_gone"] * (ix + 1)
+        p.wait_fds()
+    assert splices(p) >= 1
 
 
 def test_an_early_answer_to_a_long_upload(t):
