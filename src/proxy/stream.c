@@ -276,6 +276,17 @@ enum stream_state stream_pump(struct tunnel *t, struct stream *s)
 	return state;
 }
 
+void stream_hand_on(struct tunnel *t, struct stream *s)
+{
+	*readable(t, s) = true;
+	if (pipe_len(s->pipe) > 0 && drain_pipe(t, s) != STREAM_BUSY)
+		return;
+	for (int round = 0; round < PUMP_ROUNDS_MAX && !stream_is_over(s); round++) {
+		if ((buf_len(&s->buf) == 0 && fill(t, s) != STEP_DONE) || drain(t, s) != STEP_DONE)
+			return;
+	}
+}
+
 enum step stream_collect(struct tunnel *t, struct stream *s)
 {
 	struct buf_pool *bufs = &t->conn->worker->bufs;

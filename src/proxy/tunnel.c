@@ -150,6 +150,7 @@ static bool pump(struct tunnel *t, struct stream *s)
 		reset(t, s->is_up);
 		return false;
 	case STREAM_SINK_RESET:
+		stream_hand_on(t, s->is_up ? &t->down : &t->up);
 		reset(t, !s->is_up);
 		return false;
 	case STREAM_NO_MEMORY:

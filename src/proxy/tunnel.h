@@ -55,6 +55,8 @@ struct tunnel {
 
 /* Moves what can be moved now. */
 enum stream_state stream_pump(struct tunnel *t, struct stream *s);
+/* The source was reset: what it had sent is handed on, its end is not. */
+void stream_hand_on(struct tunnel *t, struct stream *s);
 /* In CONNECT: takes what the client sends, as much as one buffer holds. STEP_READ, STEP_WRITE (full), STEP_EOF,
  * STEP_FAIL. */
 enum step stream_collect(struct tunnel *t, struct stream *s);

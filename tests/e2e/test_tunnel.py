@@ -236,6 +236,29 @@ def test_a_reset_of_the_target_is_a_reset_for_the_client(t):
     ends.proxy.wait_fds()
 
 
+def test_the_answer_of_a_target_that_takes_no_more_is_not_lost(t):
+    """In one turn of the loop there are bytes for the target, more than one write takes, and behind them its answer and end."""
+    gate, ended = threading.Event(), threading.Event()
+
+    def handler(peer):
+        greet(peer)
+        gate.wait(60)
+        peer.send(b"no more of it")
+        peer.close()
+        ended.set()
+    ends = Ends(t, handler)
+    c = greeted(ends, "tcp")
+    ends.proxy.signal(signal.SIGSTOP)
+    c.send(b"x" * 65536)
+    gate.set()
+    assert ended.wait(20)
+    ends.proxy.signal(signal.SIGCONT)
+    assert c.recv_exact(13) == b"no more of it"
+    c.close()
+    all_ended(ends.proxy)
+    ends.proxy.wait_fds()
+
+
 def test_a_client_that_ends_its_side_and_is_then_reset(t):
     """Nobody is left to answer to: such a tunnel is not kept for tunnel_idle."""
     ended, seen = threading.Semaphore(0), []
