@@ -180,6 +180,10 @@ static void finish(struct exchange *x)
 		conn_linger(conn);
 		return;
 	}
+	if (conn->worker->is_draining) { /* it was not when the head was written */
+		conn->is_leaving = true;
+		conn->is_readable = true;
+	}
 	conn_arm_timer(conn, loop_now_ms(conn->worker->loop) + conn->worker->settings.idle_ms);
 }
 

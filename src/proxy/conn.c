@@ -218,8 +218,11 @@ static bool read_first(struct conn *conn)
 static bool step_http(struct conn *conn)
 {
 	if (conn->exchange == NULL) {
-		if (!read_first(conn))
+		if (!read_first(conn)) {
+			if (conn->is_leaving && conn->state == CONN_HTTP)
+				conn_linger(conn);
 			return false;
+		}
 		conn->exchange = exchange_new(conn);
 		if (conn->exchange == NULL) {
 			conn_close_for(conn, EXCHANGE_END_NO_MEMORY);

@@ -401,6 +401,7 @@ struct conn {
 	bool is_urgent;        /* EPOLLPRI seen: reads end before urgent data, more may be behind */
 	bool is_proxy_trusted; /* CONN_PROXY: a header is demanded; else one is refused */
 	bool has_last_request; /* the client has said that no other one follows */
+	bool is_leaving;       /* a request that is there already is answered, no later one */
 	bool is_ending;        /* what is sent from now on is the last, its end follows at once */
 	bool is_running;       /* inside conn_run: no re-entry */
 	bool is_posted;

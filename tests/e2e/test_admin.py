@@ -7,6 +7,7 @@ import threading
 
 from sp import main, until
 from sp.conf import forward, redirect, respond, to_upstream, upstream
+from sp.origin import fixed
 from sp.process import run_ctl
 from sp.wait import Deadline
 
@@ -246,6 +247,36 @@ def test_shutdown_timeout_ends_a_request_that_does_not_end(t):
     o.wait_requests(1)
     p.signal(signal.SIGTERM)
     assert p.wait_exit(8) == 0
+
+
+def test_a_stop_waits_for_an_answer_under_way_and_no_longer(t):
+    """Its head promised that the connection is kept: a request that is there already is answered, too."""
+    for is_followed in (False, True):
+        gate = threading.Event()
+
+        def half(c, _r):
+            c.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+            assert gate.wait(30)
+            c.send(b"world")
+        o = t.origin(half, fixed(b"next"))
+        port = t.port()
+        p = t.proxy([forward("a", [port], [o.port])], workers=1, global_={"shutdown_timeout": "300s"})
+        idle, c = t.connect(port), t.connect(port)
+        c.request()
+        assert c.head().header("connection") is None
+        if is_followed:
+            c.request(target="/next")
+        p.signal(signal.SIGTERM)
+        assert idle.wait_closed() == b""  # the worker knows
+        gate.set()
+        while not c.buffer.startswith(b"helloworld"):
+            c.fill()
+        c.buffer = c.buffer[10:]
+        if is_followed:
+            r = c.response()
+            assert r.body == b"next" and r.header("connection") == "close", r
+        assert c.wait_closed() == b""
+        assert p.wait_exit(20) == 0
 
 
 def test_a_stale_socket_file_is_replaced(t):
