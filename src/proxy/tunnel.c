@@ -19,10 +19,6 @@
 #include "smartproxy/fault.h"
 #include "smartproxy/text.h"
 
-/* A client that ends before its target is reached may want an answer (a half-close), but in most cases it has
- * gone away: the target gets this long. */
-#define GONE_MS 1000
-
 static void set_state(struct tunnel *t, enum tunnel_state state)
 {
 	SP_ASSERT(state > t->state);
@@ -207,27 +203,17 @@ static void leave_client(struct tunnel *t)
 	conn_close(conn);
 }
 
-static int64_t gone_due_ms(const struct tunnel *t)
-{
-	return t->eof_ms > 0 ? t->eof_ms + GONE_MS : INT64_MAX;
-}
-
 static void arm_connect_timer(struct tunnel *t)
 {
-	int64_t target_ms = target_due_ms(&t->to), gone_ms = gone_due_ms(t);
-	conn_arm_timer(t->conn, target_ms < gone_ms ? target_ms : gone_ms);
+	conn_arm_timer(t->conn, target_due_ms(&t->to));
 }
 
-/* False: there is none any more. */
+/* False: there is no client any more. One that has ended may wait for an answer (a half-close) and keeps its place,
+ * but a ClientHello that nothing follows leads to nothing. */
 static bool collect(struct tunnel *t)
 {
 	enum step step = t->conn->is_broken ? STEP_FAIL : stream_collect(t, &t->up);
-	/* A ClientHello that nothing follows leads to nothing. */
-	if (step == STEP_FAIL || (step == STEP_EOF && t->is_passthrough))
-		return false;
-	if (step == STEP_EOF && t->eof_ms == 0)
-		t->eof_ms = now_of(t);
-	return true;
+	return step != STEP_FAIL && (step != STEP_EOF || !t->is_passthrough);
 }
 
 static void go_on(struct tunnel *t, enum step step)
@@ -267,9 +253,7 @@ void tunnel_on_timer(struct tunnel *t)
 {
 	int64_t now_ms = now_of(t);
 	if (t->state == TUNNEL_CONNECT) {
-		if (now_ms >= gone_due_ms(t))
-			leave_client(t);
-		else if (now_ms >= target_due_ms(&t->to))
+		if (now_ms >= target_due_ms(&t->to))
 			go_on(t, target_time_out(&t->to));
 		else
 			arm_connect_timer(t);

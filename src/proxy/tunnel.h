@@ -48,7 +48,6 @@ struct tunnel {
 	struct exchange *exchange;           /* that was upgraded; NULL: none */
 	bool is_passthrough;                 /* its refusals are alerts */
 	int64_t start_ms;
-	int64_t eof_ms; /* when the client ended in CONNECT; 0: it has not */
 	char route[TUNNEL_ROUTE_MAX];
 	char sni[256];
 };
