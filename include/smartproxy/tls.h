@@ -107,7 +107,8 @@ enum err tls_conn_feed(struct tls_conn *conn, const void *data, size_t len, bool
 /* STEP_DONE, STEP_READ, STEP_WRITE, STEP_EOF (client went away), STEP_FAIL. A failure's alert is
  * sent by OpenSSL. */
 enum step tls_conn_handshake(struct tls_conn *conn) SP_NO_RCU;
-/* STEP_DONE with *ret_len > 0, STEP_READ, STEP_WRITE, STEP_EOF (close_notify), STEP_FAIL. */
+/* STEP_DONE with *ret_len > 0, STEP_READ, STEP_WRITE, STEP_EOF (close_notify, or tls_conn_is_cut),
+ * STEP_FAIL. */
 enum step tls_conn_read(struct tls_conn *conn, void *dst, size_t cap, size_t *ret_len) SP_NO_RCU;
 /* STEP_DONE with *ret_len > 0 (may be less than len). A write that had to wait may be repeated with
  * a moved buffer. */
@@ -124,6 +125,12 @@ bool tls_conn_has_pending(const struct tls_conn *conn);
 bool tls_conn_is_drained(const struct tls_conn *conn);
 /* Sends close_notify, once; does not wait for the client's. The FIN has to follow at once. */
 enum step tls_conn_close_notify(struct tls_conn *conn) SP_NO_RCU;
+/* After STEP_EOF of a read: TCP has ended without close_notify, by whomever, and bytes may be missing
+ * (RFC 8446, 6.1). */
+bool tls_conn_is_cut(const struct tls_conn *conn);
+/* No close_notify is sent from now on: what came to this connection was cut, and so is what it passes
+ * on. */
+void tls_conn_forgo_notify(struct tls_conn *conn);
 struct tls_conn_info {
 	const char *version; /* "TLSv1.3"; static */
 	const char *cipher;  /* static */

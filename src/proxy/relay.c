@@ -151,7 +151,11 @@ static enum move cut_answer(struct exchange *x)
 		exchange_report(x, UPSTREAM_FAILURE_BAD_RESPONSE, wire_reason_name(reason));
 		return exchange_give_up(x, EXCHANGE_END_UPSTREAM_BAD);
 	}
-	exchange_report(x, UPSTREAM_FAILURE_CLOSED, "closed within its answer");
+	const struct tls_conn *tls = x->to.up->tls;
+	exchange_report(x, UPSTREAM_FAILURE_CLOSED,
+			tls != NULL && tls_conn_is_cut(tls)
+				? "closed within its answer, TLS without close_notify"
+				: "closed within its answer");
 	return exchange_give_up(x, EXCHANGE_END_UPSTREAM_GONE);
 }
 

@@ -87,6 +87,13 @@ static enum stream_state fail_sink(struct tunnel *t, struct stream *s)
 	return has_hung_up ? STREAM_ENDED : STREAM_SINK_RESET;
 }
 
+/* An end that was cut in the one TLS is none in good order in the other. */
+static void pass_cut(struct tls_conn *from, struct tls_conn *to)
+{
+	if (from != NULL && to != NULL && tls_conn_is_cut(from))
+		tls_conn_forgo_notify(to);
+}
+
 /* FIN, behind close_notify through TLS. The last end of two plain sockets is told by their close. */
 static enum stream_state pass_end(struct tunnel *t, struct stream *s)
 {
@@ -97,9 +104,11 @@ static enum stream_state pass_end(struct tunnel *t, struct stream *s)
 		return STREAM_ENDED;
 	}
 	if (s->is_up) {
+		pass_cut(t->conn->tls, t->to.up->tls);
 		upstream_conn_shutdown(t->to.up);
 	} else {
 		struct conn *conn = t->conn;
+		pass_cut(t->to.up->tls, conn->tls);
 		if (conn->tls != NULL && tls_conn_close_notify(conn->tls) == STEP_WRITE) {
 			conn->is_writable = false;
 			return STREAM_WAITS;

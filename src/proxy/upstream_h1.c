@@ -40,6 +40,9 @@ static enum step recv_some(struct exchange *x, void *dst, size_t cap, size_t *re
 	if (!x->to.up->is_readable)
 		return STEP_READ;
 	enum step step = upstream_conn_read(x->to.up, dst, cap, ret_len);
+	const struct tls_conn *tls = x->to.up->tls;
+	if (step == STEP_EOF && tls != NULL && tls_conn_is_cut(tls))
+		return STEP_FAIL; /* whoever sent that FIN, it is no end of a body (RFC 9112, 9.8) */
 	if (step == STEP_DONE) {
 		stat_add(&x->worker->stats.upstream_bytes_in, *ret_len);
 		x->progress_ms = loop_now_ms(x->worker->loop);

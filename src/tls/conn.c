@@ -380,6 +380,16 @@ enum step tls_conn_close_notify(struct tls_conn *conn)
 	return step;
 }
 
+bool tls_conn_is_cut(const struct tls_conn *conn)
+{
+	return conn->is_tcp_eof && (SSL_get_shutdown(conn->ssl) & SSL_RECEIVED_SHUTDOWN) == 0;
+}
+
+void tls_conn_forgo_notify(struct tls_conn *conn)
+{
+	conn->is_notify_sent = true;
+}
+
 void tls_conn_info(const struct tls_conn *conn, struct tls_conn_info *ret_info)
 {
 	const unsigned char *alpn = NULL;

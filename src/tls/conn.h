@@ -19,7 +19,7 @@ struct tls_conn {
 	bool is_ending;      /* what is sent now is followed by the end at once */
 	bool is_tcp_eof;     /* the other side's FIN was seen */
 	bool has_failed;     /* OpenSSL allows no further call */
-	bool is_notify_sent; /* close_notify */
+	bool is_notify_sent; /* close_notify, or none is to be sent */
 	bool is_client;
 	bool is_name_ip;
 	bool has_verify_failed;

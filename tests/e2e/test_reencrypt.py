@@ -60,6 +60,17 @@ def server_context(leaf, **options):
     return context
 
 
+def end_tls(sock, is_notified):
+    """The server's end, with or without close_notify; does not wait for the other one's."""
+    if is_notified:
+        sock.settimeout(30)
+        try:
+            sock.unwrap()
+        except (OSError, ValueError):
+            pass
+    sock.close()
+
+
 # ---- what is served ----
 
 def test_right_name_and_authority_and_connections_are_pooled(t):
@@ -291,7 +302,7 @@ def test_ten_megabytes_both_ways(t):
 
 def test_tls_to_raw_tcp_in_tls_again(t):
     pki = Pki(t)
-    origin = TcpServer(t, tcp_echo, tls=pki.leaf("inner.test"))
+    origin = TcpServer(t, lambda peer: (tcp_echo(peer), end_tls(peer.sock, True)), tls=pki.leaf("inner.test"))
     bad = TcpServer(t, tcp_echo, tls=pki.leaf("wrong.test"))
     port = t.port()
     p = t.proxy([tcp("good", [port], [origin.port], ["a.test"], pki.tls(server_name="inner.test")),
@@ -314,6 +325,67 @@ def test_tls_to_raw_tcp_in_tls_again(t):
     until(lambda: p.end_cnt("upstream_tls") == 1, 10, "told")
     assert not bad.peers[0].got_bytes and p.target(bad.port)["last_failure"]["reason"] == "tls_verify"
     until(lambda: p.metric("smartproxy_tunnels_open") == 0, 10, "no tunnel left")
+
+
+def read_tls(c):
+    """(bytes, whether the end came with close_notify)."""
+    data = b""
+    while True:
+        try:
+            part = c.sock.recv(65536)
+        except (ssl.SSLEOFError, ConnectionResetError):
+            return data, False
+        if not part:
+            return data, True
+        data += part
+
+
+def test_an_answer_that_ends_with_tls_needs_its_close_notify(t):
+    """Anybody on the way can send a FIN. Answers that say their length, or are chunked, need none."""
+    pki = Pki(t)
+    heads = {"/close": b"", "/sized": b"Content-Length: 4\r\n", "/chunked": b"Transfer-Encoding: chunked\r\n"}
+
+    def script(c, r):
+        body = b"4\r\nbody\r\n0\r\n\r\n" if r.target == "/chunked" else b"body"
+        c.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + heads[r.target] + b"\r\n" + body)
+        c.is_closed = True
+        end_tls(c.sock, r.header("X-Notified"))
+    origin = t.origin(script, tls=server_context(pki.leaf("inner.test")))
+    port = t.port()
+    p = t.proxy([route(pki, port, [origin.port], server_name="inner.test")], workers=1)
+    context = tls_context(verify=False)
+    for target in heads:
+        for version in ("1.1", "1.0"):
+            for notified in ([], [("X-Notified", "yes")]):
+                is_whole = target != "/close" or bool(notified)
+                with Client(port, tls=context, server_name="a.test") as c:
+                    c.sock.suppress_ragged_eofs = False
+                    c.request("GET", target, "a.test", notified + [("Connection", "close")], version=version)
+                    data, is_clean = read_tls(c)
+                assert is_clean == is_whole, (target, version, notified, data)
+                assert version == "1.0" or data.endswith(b"0\r\n\r\n" if target != "/sized" else b"body") == is_whole, data
+    assert (ends(p, "upstream_gone"), ends(p, "done")) == (2, 10)
+    message = p.target(origin.port)["last_failure"]["message"]
+    assert message == "closed within its answer, TLS without close_notify", message
+
+
+def test_a_tunnel_passes_on_how_tls_ended(t):
+    pki = Pki(t)
+
+    def handler(peer):
+        word = peer.recv_exact(3)
+        peer.send(b"half of it")
+        peer.is_closed = True
+        end_tls(peer.sock, word == b"end")
+    server = TcpServer(t, handler, tls=server_context(pki.leaf("inner.test")))
+    port = t.port()
+    p = t.proxy([tcp("r", [port], [server.port], ["a.test"], tls=pki.tls(server_name="inner.test"))])
+    for word, is_whole in ((b"end", True), (b"cut", False)):
+        with Client(port, tls=tls_context(verify=False), server_name="a.test") as c:
+            c.sock.suppress_ragged_eofs = False
+            c.send(word)
+            assert read_tls(c) == (b"half of it", is_whole), word
+    until(lambda: p.metric("smartproxy_tunnels_open") == 0, 10, "all ended")
 
 
 def test_health_checks_over_https(t):
