@@ -123,10 +123,10 @@ static bool wants_splice(struct exchange *x, const struct flow *flow)
 	bool is_plain = source->framing == FRAMING_LENGTH
 				? source->left >= SPLICE_MIN || flow->run_bytes > 0
 				: source->framing == flow->framing; /* both to the end */
-	return flow->is_bulky && is_plain && flow->framing != FRAMING_CHUNKED &&
-	       buf_len(&flow->buf) == 0 && buf_len(is_up ? &x->conn->in : &x->up_in) == 0 &&
-	       x->conn->tls == NULL && up->tls == NULL &&
-	       !(is_up ? x->conn->is_urgent : up->is_urgent);
+	return flow->is_bulky && !flow->is_unspliceable && is_plain &&
+	       flow->framing != FRAMING_CHUNKED && buf_len(&flow->buf) == 0 &&
+	       buf_len(is_up ? &x->conn->in : &x->up_in) == 0 && x->conn->tls == NULL &&
+	       up->tls == NULL && !(is_up ? x->conn->is_urgent : up->is_urgent);
 }
 
 static enum step recv_pipe(struct exchange *x, struct flow *flow, size_t cap, size_t *ret_len)
@@ -151,6 +151,7 @@ static enum step fill_pipe(struct exchange *x, struct flow *flow)
 		return STEP_MORE;
 	size_t len = 0, cap = source->framing == FRAMING_LENGTH ? (size_t)source->left : SIZE_MAX;
 	enum step step = recv_pipe(x, flow, cap, &len);
+	flow->is_unspliceable = step == STEP_MORE;
 	if (step == STEP_DONE) {
 		x->progress_ms = loop_now_ms(x->worker->loop);
 		flow->run_bytes += flow->run_bytes < BUF_BYTES ? (uint32_t)len : 0;

@@ -189,6 +189,7 @@ struct flow {
 	bool has_failed;      /* the receiving side takes no more */
 	bool is_bulky;        /* much came at a time last */
 	bool has_spliced;     /* and was counted for it */
+	bool is_unspliceable; /* its source cannot, or has ended */
 	uint32_t run_bytes;   /* through the pipe since the source was empty last */
 	uint64_t sent_bytes;
 };

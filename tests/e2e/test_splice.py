@@ -106,6 +106,29 @@ def test_slow_receivers_get_every_byte(t):
     assert o.last.body == BLOCK and splices(p) >= 3
 
 
+def test_sockets_that_splice_refuses_are_asked_once(t):
+    t.need("strace")
+    file = t.path("strace")
+
+    def script(c, r):
+        if r.method == "POST":
+            c.send(answer(200, hashlib.sha256(r.body).hexdigest().encode()))
+        else:
+            served(c, r)
+    port, _, p, _ = started(t, script, wrapper=["strace", "-f", "-qq", "-e", "trace=splice", "-e", "inject=splice:error=EINVAL",
+                                                "-e", "signal=none", "-o", file])
+    c = t.connect(port, timeout_s=60)
+    for ix in range(3):
+        assert c.get(f"/{5 * MIB}").body == BLOCK
+        c.request("POST", "/", body=BLOCK)
+        assert c.response().body.decode() == hashlib.sha256(BLOCK).hexdigest()
+    c.close()
+    p.stop()
+    with open(file) as f:
+        cnt = sum("splice(" in line for line in f)
+    assert 1 <= cnt <= 6, f"{cnt} calls for six bodies"
+
+
 def test_nothing_is_held_back(t):
     """What has come reaches the client, whatever is still to come, in pieces of all sizes."""
     sizes = [300 * KIB, 1, 70 * KIB, 2, 500 * KIB, 17, 16 * KIB, 100, 90 * KIB, 64 * KIB]
