@@ -162,6 +162,8 @@ enum step conn_recv(struct conn *conn, void *dst, size_t cap, size_t *ret_len)
 					   : recv_plain(conn, dst, cap, ret_len);
 	if (step == STEP_READ)
 		conn->is_readable = false;
+	else if (step == STEP_WRITE) /* a record that TLS has to answer first */
+		conn->is_writable = false;
 	else if (step == STEP_EOF)
 		conn->has_eof = true;
 	else if (step == STEP_DONE && conn->state > CONN_HELLO)
