@@ -124,6 +124,8 @@ static enum order_state write_plan(struct order *o)
 	fault_point("acme-plan-before");
 	enum err e = store_try(&o->acme->store, &why);
 	if (e == ERR_OK)
+		e = store_try_cert(&o->acme->store, o->cert->store_name, &why);
+	if (e == ERR_OK)
 		e = journal_begin(&o->journal, &o->acme->store, o->cert->store_name, &plan,
 				  o->key_pem.data, &why);
 	fault_point("acme-plan-after");

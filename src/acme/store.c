@@ -251,6 +251,34 @@ static enum err point_current(int fd, unsigned k, struct text *reterr_text)
 	return files_sync(fd, "the directory", reterr_text);
 }
 
+/* A directory where the link belongs, as a copy leaves that follows links: it becomes the newest generation, and is
+ * judged as one. *ret_k: its number, unchanged when the place is free. */
+static enum err adopt_current(const struct store *store, int fd, const char *name, unsigned *ret_k,
+			      struct text *reterr_text)
+{
+	struct stat st;
+	unsigned last = 0;
+	char generation[16];
+	if (fstatat(fd, "current", &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(st.st_mode))
+		return ERR_OK;
+	find_generation(fd, UINT32_MAX, &last);
+	format_generation(generation, last + 1);
+	if (renameat(fd, "current", fd, generation) < 0) {
+		if (reterr_text != NULL)
+			text_printf(reterr_text,
+				    "%s/certificates/%s/current is a directory where a link "
+				    "belongs, and cannot be renamed: %s: move it away",
+				    store->path, name, strerrordesc_np(errno));
+		return ERR_STORE;
+	}
+	log_warn("acme",
+		 "a directory was in the place of the link current, it is a generation now: copy "
+		 "the state directory with its links (cp -a) path=%s/certificates/%s/%s",
+		 store->path, name, generation);
+	*ret_k = last + 1;
+	return ERR_OK;
+}
+
 static void prune(int fd, unsigned current)
 {
 	char name[16];
@@ -347,6 +375,20 @@ static void set_aside(const struct store *store, int fd, const char *name, unsig
 		  why, store->path, name, to);
 }
 
+static unsigned find_current(const struct store *store, int fd, const char *name)
+{
+	struct text why = { 0 };
+	unsigned k = read_current(fd), adopted = 0;
+	enum err e = k != 0 ? ERR_OK : adopt_current(store, fd, name, &adopted, &why);
+	if (e == ERR_OK && adopted != 0)
+		e = point_current(fd, adopted, &why);
+	if (e != ERR_OK)
+		log_error("acme", "a stored certificate has no link current: %s name=%s",
+			  why.data != NULL ? why.data : err_text(e), name);
+	text_fini(&why);
+	return k != 0 ? k : adopted;
+}
+
 enum err store_load_cert(struct store *store, const char *name, struct store_pair *ret_pair)
 {
 	struct store_pair pair = { 0 };
@@ -354,7 +396,7 @@ enum err store_load_cert(struct store *store, const char *name, struct store_pai
 	if (fd < 0)
 		return ERR_NOENT;
 	enum err e = ERR_NOENT;
-	unsigned k = read_current(fd);
+	unsigned k = find_current(store, fd, name);
 	while (k != 0) {
 		struct text why = { 0 };
 		e = load_generation(store, fd, name, k, &pair, &why);
@@ -413,16 +455,54 @@ static enum err write_generation(int fd, const char *generation, const char *cha
 	return e;
 }
 
+/* The folder, with nothing in the way of a new generation. */
+static enum err open_cert(const struct store *store, const char *name, int *ret_fd,
+			  struct text *reterr_text)
+{
+	int fd = -1;
+	unsigned adopted = 0;
+	enum err e = files_open_dir(store->certificates_fd, name, &fd, reterr_text);
+	if (e != ERR_OK)
+		return e;
+	e = adopt_current(store, fd, name, &adopted, reterr_text);
+	if (e == ERR_OK)
+		*ret_fd = fd;
+	else
+		close(fd);
+	return e;
+}
+
+enum err store_try_cert(struct store *store, const char *name, struct text *reterr_text)
+{
+	int fd = -1;
+	enum err e = open_cert(store, name, &fd, reterr_text);
+	if (e == ERR_OK && faccessat(fd, ".", W_OK | X_OK, AT_EACCESS) < 0) {
+		text_printf(reterr_text, "cannot write in the directory: %s",
+			    strerrordesc_np(errno));
+		e = ERR_STORE;
+	}
+	if (e != ERR_OK)
+		text_printf(
+			reterr_text,
+			"; no certificate can be kept, so none is ordered: mend %s/certificates/%s",
+			store->path, name);
+	if (fd >= 0)
+		close(fd);
+	return e;
+}
+
 enum err store_save_cert(struct store *store, const char *name, const char *chain, const char *key,
 			 const struct store_meta *meta, struct text *reterr_text)
 {
 	int fd = -1;
 	char generation[16];
 	unsigned last = 0;
-	enum err e = files_open_dir(store->certificates_fd, name, &fd, reterr_text);
+	enum err e = open_cert(store, name, &fd, reterr_text);
 	if (e != ERR_OK)
 		return e;
-	prune(fd, read_current(fd)); /* what a crash left above current */
+	unsigned current = read_current(fd);
+	if (current != 0)           /* else nobody knows which one is worth keeping */
+		prune(fd, current); /* what a crash left above current */
 	find_generation(fd, UINT32_MAX, &last);
 	format_generation(generation, last + 1);
 	e = write_generation(fd, generation, chain, key, meta, reterr_text);

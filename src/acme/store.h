@@ -31,6 +31,9 @@ enum err store_open(struct store *store, const char *path, struct text *reterr_t
 void store_close(struct store *store);
 /* Writes, syncs and removes 16 KiB: can what an order will bring be kept? A good outcome is believed for a second. */
 enum err store_try(struct store *store, struct text *reterr_text) SP_MUST_USE;
+/* Is the folder of this certificate, made when missing, fit for a new generation? */
+enum err store_try_cert(struct store *store, const char *name, struct text *reterr_text)
+	SP_MUST_USE;
 
 /* The folder's name of a set of names: the first one, for any other set or key type with a digest
  * of all. */
@@ -51,7 +54,7 @@ struct store_pair {
 	bool is_older; /* current was damaged; an older generation serves until the renewal */
 };
 /* ERR_NOENT: nothing usable. A damaged generation is renamed to gen-K.damaged-TIME and named in the
- * log. */
+ * log. A directory named current becomes a generation. */
 enum err store_load_cert(struct store *store, const char *name, struct store_pair *ret_pair)
 	SP_MUST_USE;
 /* A new generation. On failure the old one stays current. Keeps two generations. */

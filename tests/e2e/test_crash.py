@@ -2,6 +2,7 @@
 import os
 import random
 import re
+import shutil
 import signal
 import time
 
@@ -201,6 +202,44 @@ def test_a_kill_after_issuance_costs_nothing(t):
         p.sigkill()
         p.start()
         assert served_cert(port, "a.test")["serial"] == serial
+    ca.check_one_order_each(1)
+
+
+def test_a_store_copied_without_its_links_costs_nothing(t):
+    ca = t.pebble()
+    port = t.port()
+    p = t.proxy([wish("a", port)], ca=ca)
+    p.wait_certs(1)
+    serial = served_cert(port, "a.test")["serial"]
+    p.stop()
+    folder = p.state_dir + "/certificates/a.test"
+    shutil.copytree(folder, folder + ".copy") # follows links
+    shutil.rmtree(folder)
+    os.rename(folder + ".copy", folder)
+    assert not os.path.islink(folder + "/current")
+    p.start()
+    assert served_cert(port, "a.test")["serial"] == serial and os.path.islink(folder + "/current")
+    p.wait_log("in the place of the link current")
+    assert p.api("POST", "/v1/certificates/renew").status == 200
+    until(lambda: served_cert(port, "a.test")["serial"] != serial, 15, "renewed")
+    p.wait_certs(1)
+    ca.check_one_order_each(2)
+
+
+def test_no_order_for_what_cannot_be_kept(t):
+    ca = t.pebble()
+    port = t.port()
+    p = t.proxy([wish("a", port)], ca=ca, start=False)
+    os.makedirs(p.state_dir + "/certificates", 0o700)
+    with open(p.state_dir + "/certificates/a.test", "w"): # where a directory belongs
+        pass
+    p.start()
+    error = until(lambda: p.certificates()[0]["last_error"], 10, "the fault is shown")
+    assert f"so none is ordered: mend {p.state_dir}/certificates/a.test" in error, error
+    assert ca.order_cnt() == 0
+    os.unlink(p.state_dir + "/certificates/a.test")
+    assert p.api("POST", "/v1/certificates/renew").status == 200
+    p.wait_certs(1)
     ca.check_one_order_each(1)
 
 

@@ -209,6 +209,58 @@ START_TEST(damaged_pairs_are_set_aside)
 }
 END_TEST
 
+/* What a hand, or a copy that followed the links, put in the place of the link. */
+static const struct {
+	const char *
+		command; /* in the certificate's folder, with gen-1 for one.test and gen-2 for two.test */
+	const char *want;
+	bool is_older;
+} place_rows[] = {
+	{ "cp -rL current x && rm current && mv x current", "two.test", false },
+	{ "cp -rL current x && rm -r current gen-1 gen-2 && mv x current", "two.test", false },
+	{ "rm current && mkdir current", "two.test", true },
+	{ "rm current && cp -r gen-1 current && rm current/privkey.pem", "two.test", true },
+};
+
+START_TEST(a_directory_in_the_place_of_the_link)
+{
+	struct pem one, two;
+	struct text why = { 0 };
+	setup();
+	make_pem(&one, "one.test");
+	make_pem(&two, "two.test");
+	save(&one, ERR_OK);
+	save(&two, ERR_OK);
+	run("cd %s/state/certificates/a.test && { %s; }", dir, place_rows[_i].command);
+	expect(place_rows[_i].want, place_rows[_i].is_older);
+	expect(place_rows[_i].want, false);
+	run("test -L %s/state/certificates/a.test/current", dir);
+	/* and while we run */
+	run("cd %s/state/certificates/a.test && { %s; }", dir, "rm current && mkdir current");
+	ck_assert_int_eq(store_try_cert(&store, "a.test", &why), ERR_OK);
+	run("cd %s/state/certificates/a.test && { %s; }", dir, "mkdir current");
+	save(&one, ERR_OK);
+	expect("one.test", false);
+	ck_assert_ptr_null(why.data);
+	teardown();
+}
+END_TEST
+
+START_TEST(a_folder_that_can_keep_nothing)
+{
+	struct text why = { 0 };
+	setup();
+	run("touch %s/state/certificates/a.test", dir);
+	ck_assert_int_eq(store_try_cert(&store, "a.test", &why), ERR_STORE);
+	ck_assert_ptr_nonnull(strstr(why.data, "state/certificates/a.test"));
+	text_fini(&why);
+	run("rm %s/state/certificates/a.test", dir);
+	ck_assert_int_eq(store_try_cert(&store, "a.test", &why), ERR_OK);
+	ck_assert_ptr_null(why.data);
+	teardown();
+}
+END_TEST
+
 START_TEST(meta_is_no_condition)
 {
 	struct pem one;
@@ -459,6 +511,9 @@ int main(void)
 	tcase_add_test(tc, saved_and_loaded);
 	tcase_add_loop_test(tc, killed_while_saving, 0, (int)SP_ARRAY_LEN(points));
 	tcase_add_loop_test(tc, damaged_pairs_are_set_aside, 0, (int)SP_ARRAY_LEN(damage_rows));
+	tcase_add_loop_test(tc, a_directory_in_the_place_of_the_link, 0,
+			    (int)SP_ARRAY_LEN(place_rows));
+	tcase_add_test(tc, a_folder_that_can_keep_nothing);
 	tcase_add_test(tc, meta_is_no_condition);
 	tcase_add_loop_test(tc, a_refusing_disk_leaves_the_old_pair, 0,
 			    (int)SP_ARRAY_LEN(fault_rows));
