@@ -43,6 +43,26 @@ static enum err read_key(struct ca *ca)
 	return e;
 }
 
+/* "" or NULL: none. */
+static void set_contact(struct ca *ca, const char *email)
+{
+	char *copy = email != NULL && email[0] != 0 ? strdup(email) : NULL;
+	free(ca->contact);
+	ca->contact = copy;
+}
+
+static enum err set_account(struct ca *ca, const char *url)
+{
+	char *copy = url != NULL ? strdup(url) : NULL;
+	if ((url != NULL && copy == NULL) || client_set_account(ca->client, url) != ERR_OK) {
+		free(copy);
+		return ERR_NOMEM;
+	}
+	free(ca->account_url);
+	ca->account_url = copy;
+	return ERR_OK;
+}
+
 static void read_account(struct ca *ca)
 {
 	struct text text = { 0 };
@@ -54,10 +74,10 @@ static void read_account(struct ca *ca)
 	json_t *root = json_loadb(text.data, text.len, 0, NULL);
 	const char *url = json_string_value(json_object_get(root, "url"));
 	const char *contact = json_string_value(json_object_get(root, "contact"));
-	if (url != NULL && client_set_account(ca->client, url) == ERR_OK) {
+	if (url != NULL && set_account(ca, url) == ERR_OK) {
 		ca->state = CA_READY;
 		ca->account_seq++;
-		ca->contact = contact != NULL ? strdup(contact) : NULL;
+		set_contact(ca, contact);
 	}
 	json_decref(root);
 	text_fini(&text);
@@ -92,11 +112,11 @@ static void on_bucket_timer(struct timer *timer)
 	write_bucket(SP_CONTAINER_OF(timer, struct ca, bucket_timer));
 }
 
-static void write_account(struct ca *ca, const char *url)
+static void write_account(struct ca *ca)
 {
 	struct text why = { 0 };
-	json_t *root = json_pack("{s:s, s:s, s:s?}", "url", url, "directory", ca->directory,
-				 "contact", ca->contact);
+	json_t *root = json_pack("{s:s, s:s, s:s?}", "url", ca->account_url, "directory",
+				 ca->directory, "contact", ca->contact);
 	char *dump = json_dumps(root, JSON_INDENT(2));
 	fault_point("acme-account-before");
 	if (dump == NULL || store_put_ca_file(&ca->acme->store, ca->store_name, "account.json",
@@ -154,13 +174,22 @@ static void wake_all(struct ca *ca, const struct failure *failure)
 	ca_put(ca);
 }
 
+static const char *read_contact(const struct answer *answer)
+{
+	static const char scheme[] = "mailto:";
+	const json_t *first = json_array_get(json_object_get(answer->json, "contact"), 0);
+	const char *url = json_string_value(first);
+	bool is_mail = url != NULL && strncmp(url, scheme, sizeof(scheme) - 1) == 0;
+	return is_mail ? url + sizeof(scheme) - 1 : NULL;
+}
+
 static void on_account(void *arg, struct answer *answer)
 {
 	struct ca *ca = arg;
 	struct failure failure;
 	ca->account_call = NULL;
-	if (answer->err == ERR_OK && (answer->location == NULL ||
-				      client_set_account(ca->client, answer->location) != ERR_OK)) {
+	if (answer->err == ERR_OK &&
+	    (answer->location == NULL || set_account(ca, answer->location) != ERR_OK)) {
 		answer->err = ERR_NETWORK;
 		text_format(answer->text, sizeof(answer->text), "the CA names no account URL");
 	}
@@ -175,12 +204,11 @@ static void on_account(void *arg, struct answer *answer)
 		wake_all(ca, &failure);
 		return;
 	}
-	const char *email = ca->acme->settings.email;
-	free(ca->contact);
-	ca->contact = email[0] != 0 ? strdup(email) : NULL;
+	/* One that was there already keeps the address it had. */
+	set_contact(ca, answer->status == 201 ? ca->contact_sent : read_contact(answer));
 	ca->state = CA_READY;
 	ca->account_seq++;
-	write_account(ca, answer->location);
+	write_account(ca);
 	char terms[256];
 	text_escape(terms, sizeof(terms), client_terms(ca->client),
 		    strlen(client_terms(ca->client)));
@@ -191,9 +219,13 @@ static void on_account(void *arg, struct answer *answer)
 	wake_all(ca, NULL);
 }
 
-static char *account_payload(const struct ca *ca, bool is_new)
+static char *account_payload(struct ca *ca, bool is_new)
 {
 	const char *email = ca->acme->settings.email;
+	free(ca->contact_sent);
+	ca->contact_sent = strdup(email);
+	if (ca->contact_sent == NULL)
+		return NULL;
 	json_t *root = json_object(), *contact = json_array();
 	char mailto[512];
 	text_format(mailto, sizeof(mailto), "mailto:%s", email);
@@ -252,48 +284,72 @@ void ca_account_lost(struct ca *ca, unsigned seq)
 		 "directory=%s",
 		 ca->directory);
 	ca->state = CA_NONE;
-	(void)!client_set_account(ca->client, NULL);
+	client_cancel(ca->contact_call);
+	ca->contact_call = NULL;
+	(void)!set_account(ca, NULL);
 	if (store_put_ca_file(&ca->acme->store, ca->store_name, "account.json", NULL, NULL) !=
 	    ERR_OK)
 		log_debug("acme", "account.json could not be removed");
 }
 
+/* ---- the contact (RFC 8555, 7.3.2) ---- */
+static void note_untold(struct ca *ca, const struct answer *answer)
+{
+	struct failure f;
+	char retry[32];
+	failure_from_answer(&f, "account", answer);
+	bool is_same = ca->contact_run > 0 && ca->contact_failure.kind == f.kind;
+	ca->contact_run = is_same ? ca->contact_run + 1 : 1;
+	ca->contact_failure = f;
+	int64_t wait_ms = failure_draw_wait_ms(&f, ca->contact_run);
+	ca->contact_retry_boot_ms = clock_boot_ms() + wait_ms;
+	log_warn("acme", "the CA did not take the new e-mail address: %s kind=%s retry_at=%s",
+		 f.text, plan_failure_name(f.kind),
+		 clock_format_utc(retry, sizeof(retry), clock_unix_s() + wait_ms / 1000));
+	if (strcmp(f.type, "accountDoesNotExist") == 0)
+		ca_account_lost(ca, ca->account_seq);
+	if (f.is_unreachable)
+		ca_watch(ca);
+}
+
 static void on_contact(void *arg, struct answer *answer)
 {
 	struct ca *ca = arg;
-	ca->account_call = NULL;
-	if (answer->err == ERR_OK)
+	ca->contact_call = NULL;
+	if (answer->err == ERR_OK) {
+		ca->contact_run = 0;
+		set_contact(ca, ca->contact_sent);
+		write_account(ca);
 		log_info("acme", "the CA has our new e-mail address");
-	else
-		log_warn("acme", "the CA did not take the new e-mail address: %s", answer->text);
+	} else {
+		note_untold(ca, answer);
+	}
 	answer_free(answer);
+	manager_pump(ca->acme);
 }
 
-void ca_update_contact(struct ca *ca)
+void ca_look_at_contact(struct ca *ca, int64_t *next_ms)
 {
 	const char *email = ca->acme->settings.email;
 	const char *known = ca->contact != NULL ? ca->contact : "";
-	struct text file = { 0 };
-	if (ca->state != CA_READY || ca->account_call != NULL || strcmp(email, known) == 0 ||
-	    store_get_ca_file(&ca->acme->store, ca->store_name, "account.json", false, &file) !=
-		    ERR_OK)
+	/* While nobody answers at the CA, its probe says when to go on. */
+	if (ca->state != CA_READY || ca->contact_call != NULL || ca->probe_ms != 0 ||
+	    strcmp(email, known) == 0)
 		return;
-	json_t *root = json_loadb(file.data, file.len, 0, NULL);
-	const char *url = json_string_value(json_object_get(root, "url"));
-	char *payload = account_payload(ca, false);
-	struct client_request req = {
-		.target = CLIENT_URL, .url = url, .payload = payload, .done = on_contact, .arg = ca
-	};
-	if (url != NULL && payload != NULL)
-		ca->account_call = client_send(ca->client, &req);
-	if (ca->account_call != NULL) {
-		free(ca->contact);
-		ca->contact = email[0] != 0 ? strdup(email) : NULL;
-		write_account(ca, url);
+	int64_t wait_ms = ca->contact_retry_boot_ms - clock_boot_ms();
+	if (wait_ms > 0) {
+		*next_ms = wait_ms < *next_ms ? wait_ms : *next_ms;
+		return;
 	}
+	char *payload = account_payload(ca, false);
+	struct client_request req = { .target = CLIENT_URL,
+				      .url = ca->account_url,
+				      .payload = payload,
+				      .done = on_contact,
+				      .arg = ca };
+	if (payload != NULL)
+		ca->contact_call = client_send(ca->client, &req);
 	free(payload);
-	json_decref(root);
-	text_fini(&file);
 }
 
 /* ---- the order limit: a bucket of order_burst that gains one each order_interval_ms, as one time
@@ -452,6 +508,8 @@ static void bury(struct task *task)
 	client_free(ca->client);
 	tls_key_free(ca->key);
 	free(ca->contact);
+	free(ca->contact_sent);
+	free(ca->account_url);
 	free(ca->directory);
 	free(ca);
 }
@@ -466,7 +524,8 @@ void ca_put(struct ca *ca)
 	loop_timer_disarm(ca->acme->loop, &ca->probe_timer);
 	/* Its answer would find a CA that nobody holds any more. */
 	client_cancel(ca->account_call);
-	ca->account_call = NULL;
+	client_cancel(ca->contact_call);
+	ca->account_call = ca->contact_call = NULL;
 	ca->burial.run = bury;
 	if (ca->acme->is_freeing)
 		bury(&ca->burial);

@@ -28,8 +28,13 @@ struct ca {
 	char thumbprint[JWS_DIGEST_MAX];
 	enum ca_state state;
 	unsigned account_seq; /* counts accounts, so that a loss is seen once */
+	char *account_url;    /* NULL: none */
 	char *contact;        /* the e-mail that the CA has; NULL: none */
-	struct call *account_call;
+	char *contact_sent;   /* the one that it is being told */
+	struct call *account_call, *contact_call;
+	struct failure contact_failure; /* of the last try to tell it; contact_run in a row */
+	uint32_t contact_run;
+	int64_t contact_retry_boot_ms;
 	struct failure
 		account_failure; /* of the last newAccount, told to all who ask before account_retry_boot_ms */
 	int64_t account_retry_boot_ms;
@@ -57,8 +62,8 @@ void ca_put(struct ca *ca);
 enum err ca_account(struct ca *ca, struct ca_waiter *waiter, struct failure *reterr) SP_MUST_USE;
 /* The CA does not know account number seq. */
 void ca_account_lost(struct ca *ca, unsigned seq);
-/* Tells the CA of a new e-mail address, if it has another. */
-void ca_update_contact(struct ca *ca);
+/* Tells the CA our e-mail address, if there is an account with another one. *next_ms: lowered to when to look again. */
+void ca_look_at_contact(struct ca *ca, int64_t *next_ms);
 /* A new order may be asked for now: takes it from the bucket. *ret_wait_ms: when not. */
 bool ca_take_order(struct ca *ca, int64_t *ret_wait_ms);
 /* Watches for the CA's return, then acme_on_ca_up. */

@@ -5,7 +5,10 @@
 #include <string.h>
 
 #include "client.h"
+#include "smartproxy/rand.h"
 #include "smartproxy/text.h"
+
+#define JITTER_PERCENT 10
 
 void failure_set(struct failure *ret, enum failure_kind kind, enum err err, const char *fmt, ...)
 {
@@ -38,4 +41,11 @@ void failure_from_answer(struct failure *ret, const char *what, const struct ans
 			    answer->text);
 	else
 		text_format(ret->text, sizeof(ret->text), "%s: %s", what, answer->text);
+}
+
+int64_t failure_draw_wait_ms(const struct failure *failure, uint32_t run)
+{
+	int64_t wait_ms = plan_backoff_ms(failure->kind, run, failure->retry_after_ms);
+	int64_t drawn_ms = rand_jitter(wait_ms, JITTER_PERCENT);
+	return drawn_ms < failure->retry_after_ms ? 2 * wait_ms - drawn_ms : drawn_ms;
 }

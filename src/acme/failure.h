@@ -22,5 +22,7 @@ struct failure {
 struct answer;
 /* what: "newOrder", "authorization of a.example" ... */
 void failure_from_answer(struct failure *ret, const char *what, const struct answer *answer);
+/* Milliseconds to the next try, drawn with jitter; the CA's own wait is never cut short. run: as plan_backoff_ms. */
+int64_t failure_draw_wait_ms(const struct failure *failure, uint32_t run);
 void failure_set(struct failure *ret, enum failure_kind kind, enum err err, const char *fmt, ...)
 	SP_PRINTF(4, 5);

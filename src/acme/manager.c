@@ -13,13 +13,11 @@
 #include "smartproxy/clock.h"
 #include "smartproxy/fault.h"
 #include "smartproxy/log.h"
-#include "smartproxy/rand.h"
 
-#define LOOK_MAX_MS    60000 /* also bounds how late a jump of a clock is seen */
-#define HOLD_DUE_MS    1500  /* what is due so soon belongs to this cycle of the challenge route */
-#define HOLD_RETRY_MS  45000
-#define JITTER_PERCENT 10
-#define SAVE_RETRY_MS  10000
+#define LOOK_MAX_MS   60000 /* also bounds how late a jump of a clock is seen */
+#define HOLD_DUE_MS   1500  /* what is due so soon belongs to this cycle of the challenge route */
+#define HOLD_RETRY_MS 45000
+#define SAVE_RETRY_MS 10000
 
 /* ---- what is due ---- */
 static int64_t left_ms(int64_t at_ms, int64_t now_ms)
@@ -102,6 +100,7 @@ static void pump(struct acme *acme)
 		bool is_held = cert->saved != NULL || wait_ms <= HOLD_DUE_MS ||
 			       (cert->retry_at_boot_ms != 0 && wait_ms <= HOLD_RETRY_MS);
 		if (is_held)
+	ca_look_at_contact(acme->ca, &next_ms);
 			hold_ms = 0;
 	}
 	bool is_there = acme->route.state != ACME_ROUTE_ABSENT;
@@ -163,14 +162,6 @@ static void on_done(struct order *o)
 	}
 }
 
-/* The CA's own wait is never cut short: jitter only adds to it. */
-static int64_t draw_wait_ms(const struct cert *cert, const struct failure *f)
-{
-	int64_t wait_ms = plan_backoff_ms(f->kind, cert->failure_run, f->retry_after_ms);
-	int64_t drawn_ms = rand_jitter(wait_ms, JITTER_PERCENT);
-	return drawn_ms < f->retry_after_ms ? 2 * wait_ms - drawn_ms : drawn_ms;
-}
-
 static void keep_for_later(struct order *o)
 {
 	struct cert *cert = o->cert;
@@ -190,7 +181,7 @@ static void on_failed(struct order *o)
 	cert->failure_cnt++;
 	cert->failure = *f;
 	cert->is_forced = cert->is_forced && f->kind == FAILURE_NETWORK;
-	int64_t wait_ms = draw_wait_ms(cert, f);
+	int64_t wait_ms = failure_draw_wait_ms(f, cert->failure_run);
 	cert->retry_at_boot_ms = clock_boot_ms() + wait_ms;
 	cert->retry_at_unix_s = clock_unix_s() + wait_ms / 1000;
 	keep_for_later(o);
@@ -220,7 +211,7 @@ void manager_on_ca_up(struct acme *acme, struct ca *ca)
 {
 	if (ca != acme->ca)
 		return;
-	ca->account_retry_boot_ms = 0;
+	ca->account_retry_boot_ms = ca->contact_retry_boot_ms = 0;
 	LIST_FOREACH(at, &acme->certs)
 	{
 		struct cert *cert = SP_CONTAINER_OF(at, struct cert, link);
@@ -325,7 +316,7 @@ enum err acme_renew(struct acme *acme, const char *name)
 	size_t found_cnt = 0;
 	if (acme->stop.is_stopping)
 		return ERR_STOPPING;
-	acme->ca->account_retry_boot_ms = 0;
+	acme->ca->account_retry_boot_ms = acme->ca->contact_retry_boot_ms = 0;
 	LIST_FOREACH(at, &acme->certs)
 	{
 		struct cert *cert = SP_CONTAINER_OF(at, struct cert, link);

@@ -284,8 +284,8 @@ static void apply_settings(struct acme *acme, const struct config *config)
 			if (cert->has_cert)
 				set_renewal(cert);
 		}
-	if (strcmp(now.email, before.email) != 0)
-		ca_update_contact(acme->ca);
+	if (strcmp(now.email, before.email) != 0) /* the pump tells the CA */
+		acme->ca->contact_retry_boot_ms = acme->ca->contact_run = 0;
 	settings_fini(&before);
 }
 

@@ -1,5 +1,8 @@
 """A CA that is away, answers errors, cuts connections or talks nonsense; and names that fail while others go on."""
 import email.utils
+import glob
+import json
+import os
 import time
 
 from sp import main, slow, until
@@ -152,6 +155,68 @@ def test_a_rate_limit_survives_a_restart(t):
     assert cert["state"] == "failed", cert
     assert len(fault.requests("/order-plz")) == 1
     assert ca.order_cnt() == 0
+
+
+def stored_email(p):
+    with open(glob.glob(p.state_dir + "/accounts/*/account.json")[0]) as f:
+        return json.load(f)["contact"]
+
+
+def set_email(p, address):
+    p.config["acme"]["email"] = address
+    p.write()
+
+
+def test_a_new_e_mail_address_reaches_the_ca(t):
+    _, fault, port, names = setup(t, 1)
+    p = start(t, fault, port, names, acme={"email": "one@x.test"})
+    p.wait_certs(1)
+
+    def told():
+        return [json.loads(r.payload)["contact"] for r in fault.requests("/my-account") if r.status == 200]
+    assert told() == [] and stored_email(p) == "one@x.test"
+    p.stop()
+    set_email(p, "two@x.test")  # changed while we were not there
+    p.start()
+    until(lambda: stored_email(p) == "two@x.test", 10, "the second address is with the CA")
+    assert told() == [["mailto:two@x.test"]]
+    # Refused, and tried again by itself; what the CA has not taken is not kept as taken.
+    fault.rule("/my-account", 1, status=429, headers={"Retry-After": "2"},
+               body=b'{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many updates","status":429}')
+    set_email(p, "three@x.test")
+    assert p.reload().status == 200
+    p.wait_log("did not take the new e-mail address: .*too many updates kind=rate-limit retry_at=")
+    assert stored_email(p) == "two@x.test"
+    until(lambda: stored_email(p) == "three@x.test", 10, "the third address is with the CA")
+    assert told() == [["mailto:two@x.test"], ["mailto:three@x.test"]]
+    # An account that is found again by its key has the address of before.
+    p.stop()
+    os.unlink(glob.glob(p.state_dir + "/accounts/*/account.json")[0])
+    set_email(p, "four@x.test")
+    p.start()
+    assert p.api("POST", "/v1/certificates/renew").status == 200
+    until(lambda: ["mailto:four@x.test"] in told(), 10, "the fourth address is with the CA")
+    until(lambda: stored_email(p) == "four@x.test", 5, "it is on disk")
+    p.stop()
+    p.start()
+    p.wait_certs(1)
+    p.settle()
+    assert len(told()) == 3, told()
+
+
+@slow
+def test_a_new_e_mail_address_while_the_ca_is_away(t):
+    _, fault, port, names = setup(t, 1)
+    p = start(t, fault, port, names, acme={"email": "one@x.test"})
+    p.wait_certs(1)
+    p.stop()
+    fault.stop()
+    set_email(p, "two@x.test")
+    p.start()
+    p.wait_log("did not take the new e-mail address: .* kind=network retry_at=", 40)
+    assert stored_email(p) == "one@x.test"
+    fault.start()
+    until(lambda: stored_email(p) == "two@x.test", 20, "the CA has it when it is back")
 
 
 def test_one_failing_name_does_not_stop_the_others(t):
