@@ -35,12 +35,9 @@ int64_t manager_wait_ms(const struct cert *cert)
 		return 0;
 	if (cert->directory != NULL && strcmp(cert->directory, cert->acme->settings.directory) != 0)
 		return 0;
+	/* Validity is of the wall clock, which may be set at any time: nothing of it is kept. */
 	int64_t rest_ms = left_ms(cert->rest_until_boot_ms, now_ms);
-	int64_t renew_ms = left_ms(cert->renew_at_boot_ms, now_ms);
-	int64_t late_ms =
-		1000 * left_ms(plan_late_at(cert->not_before_unix_s, cert->not_after_unix_s),
-			       clock_unix_s());
-	renew_ms = renew_ms < late_ms ? renew_ms : late_ms;
+	int64_t renew_ms = left_ms(1000 * cert->renew_at_unix_s, clock_unix_ms());
 	return renew_ms > rest_ms ? renew_ms : rest_ms;
 }
 
@@ -100,10 +97,10 @@ static void pump(struct acme *acme)
 		bool is_held = cert->saved != NULL || wait_ms <= HOLD_DUE_MS ||
 			       (cert->retry_at_boot_ms != 0 && wait_ms <= HOLD_RETRY_MS);
 		if (is_held)
-	ca_look_at_contact(acme->ca, &next_ms);
 			hold_ms = 0;
 	}
 	bool is_there = acme->route.state != ACME_ROUTE_ABSENT;
+	ca_look_at_contact(acme->ca, &next_ms);
 	challenge_route_want(&acme->route,
 			     due_cnt > 0 || acme->order_cnt > 0 || (hold_ms == 0 && is_there));
 	/* While nobody answers at the CA, its probe says when to go on. */
@@ -140,16 +137,44 @@ static void on_route_change(struct challenge_route *route)
 }
 
 /* ---- the end of an order ---- */
+/* A certificate that is due for renewal when it comes, by our clock: a wrong clock, or renew_before, makes it so, and
+ * another order would bring the same again. */
+static void note_rest(struct cert *cert)
+{
+	int64_t now_unix_s = clock_unix_s();
+	char begin[32], end[32], due[32], now[32], next[32];
+	if (cert->renew_at_unix_s > now_unix_s) {
+		cert->rest_cnt = 0;
+		cert->rest_until_boot_ms = 0;
+		return;
+	}
+	if (cert->rest_cnt < UINT32_MAX)
+		cert->rest_cnt++;
+	int64_t rest_ms =
+		plan_rest_ms(cert->rest_cnt, cert->not_after_unix_s - cert->not_before_unix_s);
+	cert->rest_until_boot_ms = clock_boot_ms() + rest_ms;
+	log_warn("acme",
+		 "the new certificate is due for renewal already, the next order waits: it lives "
+		 "from %s to %s and is to be renewed at %s, but our clock says %s: set the clock, "
+		 "or a shorter acme.renew_before name=%s in_a_row=%u next_order_at=%s",
+		 clock_format_utc(begin, sizeof(begin), cert->not_before_unix_s),
+		 clock_format_utc(end, sizeof(end), cert->not_after_unix_s),
+		 clock_format_utc(due, sizeof(due), cert->renew_at_unix_s),
+		 clock_format_utc(now, sizeof(now), now_unix_s), cert->names[0], cert->rest_cnt,
+		 clock_format_utc(next, sizeof(next), now_unix_s + rest_ms / 1000));
+}
+
 static void on_done(struct order *o)
 {
 	struct cert *cert = o->cert;
 	o->acme->orders_ok_cnt++;
-	bool had_failed = cert->failure_cnt > 0;
+	bool had_file = cert->failure_cnt > 0 || cert->rest_cnt > 0;
 	cert->is_forced = false;
 	cert->failure_cnt = cert->failure_run = 0;
 	cert->failure = (struct failure){ .retry_after_ms = -1 };
 	cert->retry_at_boot_ms = cert->retry_at_unix_s = 0;
-	if (had_failed)
+	note_rest(cert);
+	if (had_file || cert->rest_cnt > 0)
 		retry_write(cert);
 	log_info("acme", "certificate %s name=%s names=%zu issuer=\"%s\" days_left=%lld",
 		 cert->unsaved_chain != NULL ? "issued but not saved yet" : "issued",
@@ -332,6 +357,8 @@ enum err acme_renew(struct acme *acme, const char *name)
 		cert->failure_cnt = cert->failure_run = 0;
 		cert->failure = (struct failure){ .retry_after_ms = -1 };
 		cert->retry_at_boot_ms = cert->retry_at_unix_s = 0;
+		cert->rest_cnt = 0;
+		cert->rest_until_boot_ms = 0;
 		retry_write(cert);
 	}
 	manager_pump(acme);

@@ -38,9 +38,10 @@ struct cert {
 	/* What is installed; a placeholder does not count. */
 	bool has_cert;
 	int64_t not_before_unix_s, not_after_unix_s;
-	int64_t renew_at_unix_s, renew_at_boot_ms;
-	int64_t rest_until_boot_ms; /* a certificate that arrives due does not become a storm of
-				       orders */
+	int64_t renew_at_unix_s;
+	/* Certificates in a row that were due when they came, and the rest that keeps them from a storm of orders. */
+	uint32_t rest_cnt;
+	int64_t rest_until_boot_ms; /* 0: none */
 	char *issuer;
 	char *directory; /* of the CA that it came from; NULL: unknown */
 	char *order_url; /* NULL: unknown */

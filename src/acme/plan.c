@@ -7,6 +7,7 @@
 #include "smartproxy/assert.h"
 
 #define DAY_S             ((int64_t)86400)
+#define MINUTE_MS         ((int64_t)60000)
 #define HOUR_MS           ((int64_t)3600000)
 #define RETRY_AFTER_MAX_S (30 * DAY_S)
 
@@ -20,9 +21,12 @@ int64_t plan_renew_at(int64_t not_before_unix_s, int64_t not_after_unix_s, int64
 	return not_before_unix_s + life_s / 2;
 }
 
-int64_t plan_late_at(int64_t not_before_unix_s, int64_t not_after_unix_s)
+int64_t plan_rest_ms(uint32_t run, int64_t life_s)
 {
-	return not_after_unix_s - (not_after_unix_s - not_before_unix_s) / 20;
+	int64_t longest_ms = (life_s / 2 < DAY_S ? life_s / 2 : DAY_S) * 1000;
+	int64_t ms = MINUTE_MS << (run > 11 ? 11 : run > 0 ? run - 1 : 0);
+	ms = ms < longest_ms ? ms : longest_ms;
+	return ms > MINUTE_MS ? ms : MINUTE_MS;
 }
 
 static bool is_digit(char c)
@@ -97,4 +101,11 @@ int64_t plan_backoff_ms(enum failure_kind kind, uint32_t run, int64_t retry_afte
 	else if (run < 10)
 		ms = INT64_C(5000) << (run - 1);
 	return ms > retry_after_ms ? ms : retry_after_ms;
+}
+
+int64_t plan_longest_wait_ms(enum failure_kind kind)
+{
+	static const int64_t longest_ms[] = { HOUR_MS, DAY_S * 1000, RETRY_AFTER_MAX_S * 1000 };
+	SP_ASSERT(kind < FAILURE_KIND_CNT);
+	return longest_ms[kind];
 }

@@ -6,8 +6,6 @@
 #include "smartproxy/clock.h"
 #include "smartproxy/log.h"
 
-#define RETRY_MAX_MS (INT64_C(30) * 86400 * 1000)
-
 /* ---- journals ---- */
 void resume_publish(struct acme *acme, const struct journal_order *saved, const char *thumbprint)
 {
@@ -103,6 +101,50 @@ void resume_drop_rest(struct acme *acme)
 }
 
 /* ---- back-off: certificates/NAME/retry.json ---- */
+static int64_t limit(int64_t value, int64_t max)
+{
+	return value < 0 ? 0 : value > max ? max : value;
+}
+
+static int64_t left_s(const json_t *at_unix_s)
+{
+	return limit(json_integer_value(at_unix_s), INT64_MAX / 2) - clock_unix_s();
+}
+
+/* The clock may have been ahead when the time was written: no more than the whole wait is left of it. */
+static void read_wait(struct cert *cert, const json_t *root)
+{
+	const json_t *wait = json_object_get(root, "wait");
+	int64_t max_s = plan_longest_wait_ms(cert->failure.kind) / 1000;
+	if (json_is_integer(wait))
+		max_s = limit(json_integer_value(wait),
+			      plan_longest_wait_ms(FAILURE_RATE_LIMIT) / 1000);
+	int64_t wait_s = limit(left_s(json_object_get(root, "retry_at")), max_s);
+	cert->retry_at_unix_s = json_integer_value(json_object_get(root, "retry_at"));
+	if (wait_s == 0)
+		return;
+	cert->retry_at_unix_s = clock_unix_s() + wait_s;
+	cert->retry_at_boot_ms = clock_boot_ms() + 1000 * wait_s;
+}
+
+static void read_rest(struct cert *cert, const json_t *root)
+{
+	int64_t life_s = cert->not_after_unix_s - cert->not_before_unix_s;
+	cert->rest_cnt =
+		(uint32_t)limit(json_integer_value(json_object_get(root, "rests")), UINT32_MAX);
+	int64_t rest_s = limit(left_s(json_object_get(root, "rest_until")),
+			       plan_rest_ms(cert->rest_cnt, life_s) / 1000);
+	if (cert->rest_cnt > 0 && rest_s > 0)
+		cert->rest_until_boot_ms = clock_boot_ms() + 1000 * rest_s;
+}
+
+/* Full seconds, rounded up. */
+static int64_t still_s(int64_t at_boot_ms)
+{
+	int64_t left_ms = at_boot_ms - clock_boot_ms();
+	return left_ms > 0 ? (left_ms + 999) / 1000 : 0;
+}
+
 void retry_read(struct cert *cert)
 {
 	struct text text = { 0 };
@@ -128,11 +170,8 @@ void retry_read(struct cert *cert)
 			    words != NULL ? words : "");
 		text_format(cert->failure.type, sizeof(cert->failure.type), "%s",
 			    type != NULL ? type : "");
-		cert->retry_at_unix_s = json_integer_value(json_object_get(root, "retry_at"));
-		int64_t wait_ms = 1000 * (cert->retry_at_unix_s - clock_unix_s());
-		if (wait_ms > 0)
-			cert->retry_at_boot_ms =
-				clock_boot_ms() + (wait_ms > RETRY_MAX_MS ? RETRY_MAX_MS : wait_ms);
+		read_wait(cert, root);
+		read_rest(cert, root);
 	}
 	json_decref(root);
 }
@@ -140,14 +179,17 @@ void retry_read(struct cert *cert)
 void retry_write(struct cert *cert)
 {
 	const struct failure *f = &cert->failure;
+	int64_t rest_until_unix_s = clock_unix_s() + still_s(cert->rest_until_boot_ms);
 	char *dump = NULL;
-	if (cert->failure_cnt > 0) {
+	if (cert->failure_cnt > 0 || cert->rest_cnt > 0) {
 		json_t *root = json_pack(
-			"{s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:b}", "directory",
+			"{s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I}", "directory",
 			cert->acme->settings.directory, "kind", (json_int_t)f->kind, "failures",
 			(json_int_t)cert->failure_cnt, "run", (json_int_t)cert->failure_run,
-			"retry_at", (json_int_t)cert->retry_at_unix_s, "type", f->type, "error",
-			f->text, "is_unreachable", (int)f->is_unreachable);
+			"retry_at", (json_int_t)cert->retry_at_unix_s, "wait",
+			(json_int_t)still_s(cert->retry_at_boot_ms), "type", f->type, "error",
+			f->text, "is_unreachable", (int)f->is_unreachable, "rests",
+			(json_int_t)cert->rest_cnt, "rest_until", (json_int_t)rest_until_unix_s);
 		dump = json_dumps(root, JSON_INDENT(2));
 		json_decref(root);
 		if (dump == NULL)

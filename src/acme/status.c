@@ -1,7 +1,10 @@
 /* What the manager tells of itself. */
+#include <stdlib.h>
+
 #include "manager.h"
 #include "order.h"
 #include "smartproxy/assert.h"
+#include "smartproxy/clock.h"
 
 const char *const *acme_failpoints(size_t *ret_cnt)
 {
@@ -57,6 +60,20 @@ void acme_stats(const struct acme *acme, struct acme_stats *ret_stats)
 	ret_stats->orders_waiting += is_waiting(SP_CONTAINER_OF(at, struct cert, link));
 }
 
+/* A wait that goes on ends at a time of the wall clock, which may have been set meanwhile. */
+static int64_t shown_at(int64_t at_unix_s, int64_t at_boot_ms)
+{
+	int64_t left_ms = at_boot_ms - clock_boot_ms();
+	int64_t now_unix_s = (clock_unix_ms() + left_ms) / 1000;
+	return left_ms <= 0 || llabs(now_unix_s - at_unix_s) <= 2 ? at_unix_s : now_unix_s;
+}
+
+static int64_t renewal_at(const struct cert *cert)
+{
+	int64_t rest_at = shown_at(0, cert->rest_until_boot_ms);
+	return rest_at > cert->renew_at_unix_s ? rest_at : cert->renew_at_unix_s;
+}
+
 void acme_each_cert(const struct acme *acme,
 		    void (*each)(void *arg, const struct acme_cert_status *status), void *arg)
 {
@@ -71,8 +88,8 @@ void acme_each_cert(const struct acme *acme,
 			.step = cert->order != NULL ? order_state_name(cert->order->state) : "",
 			.issuer = cert->issuer != NULL ? cert->issuer : "",
 			.not_after_unix_s = cert->has_cert ? cert->not_after_unix_s : 0,
-			.renew_at_unix_s = cert->has_cert ? cert->renew_at_unix_s : 0,
-			.retry_at_unix_s = cert->retry_at_unix_s,
+			.renew_at_unix_s = cert->has_cert ? renewal_at(cert) : 0,
+			.retry_at_unix_s = shown_at(cert->retry_at_unix_s, cert->retry_at_boot_ms),
 			.last_error = cert->failure_cnt > 0 ? cert->failure.text : "",
 			.failure_cnt = cert->failure_cnt,
 		};

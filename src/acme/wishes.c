@@ -6,10 +6,7 @@
 #include "manager.h"
 #include "order.h"
 #include "smartproxy/assert.h"
-#include "smartproxy/clock.h"
 #include "smartproxy/log.h"
-
-#define REST_MS 60000
 
 /* ---- settings ---- */
 static char *copy_or_empty(const char *s)
@@ -58,7 +55,6 @@ static void set_renewal(struct cert *cert)
 {
 	cert->renew_at_unix_s = plan_renew_at(cert->not_before_unix_s, cert->not_after_unix_s,
 					      cert->acme->settings.renew_before_ms);
-	cert->renew_at_boot_ms = clock_boot_ms() + 1000 * (cert->renew_at_unix_s - clock_unix_s());
 }
 
 static void replace_string(char **dst, const char *src)
@@ -80,9 +76,6 @@ void cert_adopt(struct cert *cert, struct tls_cert *tls, const char *directory,
 	replace_string(&cert->directory, directory);
 	replace_string(&cert->order_url, order_url);
 	set_renewal(cert);
-	cert->rest_until_boot_ms = 0;
-	if (cert->order != NULL && cert->renew_at_boot_ms <= clock_boot_ms())
-		cert->rest_until_boot_ms = clock_boot_ms() + REST_MS;
 	tls_slot_install(cert->slot, tls);
 }
 
@@ -261,6 +254,8 @@ static void change_ca(struct acme *acme)
 		cert->saved = NULL;
 		cert->failure_cnt = cert->failure_run = 0;
 		cert->retry_at_boot_ms = cert->retry_at_unix_s = 0;
+		cert->rest_cnt = 0;
+		cert->rest_until_boot_ms = 0;
 	}
 	ca_put(acme->ca);
 	acme->ca = ca;

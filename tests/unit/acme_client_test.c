@@ -168,8 +168,28 @@ START_TEST(renewal)
 	int64_t begin = 1700000000, end = begin + renew_rows[_i].life_s;
 	ck_assert_int_eq(plan_renew_at(begin, end, renew_rows[_i].before_ms) - begin,
 			 renew_rows[_i].want_s);
-	ck_assert_int_gt(plan_late_at(begin, end), plan_renew_at(begin, end, 0));
-	ck_assert_int_le(plan_late_at(begin, end), end);
+}
+END_TEST
+
+static const struct {
+	uint32_t run;
+	int64_t life_s, want_s;
+} rest_rows[] = {
+	{ 1, 90 * DAY_S, 60 },
+	{ 2, 90 * DAY_S, 120 },
+	{ 11, 90 * DAY_S, 61440 },
+	{ 12, 90 * DAY_S, DAY_S },
+	{ UINT32_MAX, 90 * DAY_S, DAY_S },
+	{ 0, 90 * DAY_S, 60 },
+	{ 99, DAY_S, DAY_S / 2 },
+	{ 99, 30, 60 },
+	{ 99, -1, 60 },
+};
+
+START_TEST(rest)
+{
+	ck_assert_int_eq(plan_rest_ms(rest_rows[_i].run, rest_rows[_i].life_s),
+			 rest_rows[_i].want_s * 1000);
 }
 END_TEST
 
@@ -327,6 +347,7 @@ int main(void)
 	tcase_add_loop_test(tc, signed_request, 0, (int)SP_ARRAY_LEN(sign_rows));
 	tcase_add_loop_test(tc, retry_after, 0, (int)SP_ARRAY_LEN(retry_rows));
 	tcase_add_loop_test(tc, renewal, 0, (int)SP_ARRAY_LEN(renew_rows));
+	tcase_add_loop_test(tc, rest, 0, (int)SP_ARRAY_LEN(rest_rows));
 	tcase_add_loop_test(tc, backoff, 0, (int)SP_ARRAY_LEN(backoff_rows));
 	suite_add_tcase(suite, tc);
 	tc = tcase_create("challenge route");
