@@ -69,6 +69,8 @@ enum err check_model(struct loader *l, struct config *config, const struct check
 	}
 	names_fini(&names);
 	if (!e)
+		e = check_places(l, config, lists);
+	if (!e)
 		e = check_route_names(l, config, lists->routes);
 	return e ? e : check_ports(l, config, lists);
 }

@@ -28,6 +28,9 @@ enum err check_model(struct loader *l, struct config *config, const struct check
 /* check_ports.c: what listens where. */
 enum err check_ports(struct loader *l, const struct config *config, const struct check_lists *lists)
 	SP_MUST_USE;
+/* check_places.c: one target, one max_connections; behind check_find_upstreams. */
+enum err check_places(struct loader *l, const struct config *config,
+		      const struct check_lists *lists) SP_MUST_USE;
 /* check_upstream.c: fills action.upstream of all routes; names: of config->upstreams. */
 enum err check_find_upstreams(struct loader *l, struct config *config, const struct value *routes,
 			      const struct names *names) SP_MUST_USE;

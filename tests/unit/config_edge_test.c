@@ -30,7 +30,29 @@
 #define TRUSTED                "proxy_protocol = { trusted = [ \"10.0.0.0/8\" ]; }; "
 #define LISTENERS(text)        NO_ROUTES "listeners = ( " text " );"
 
+/* One target of a route of its own, with more. */
+#define PLACED(name, port, target, action)                                                       \
+	"{ name = \"" name "\"; match = { ports = [ " port                                       \
+	" ]; domains = [ \"a.example\" ]; }; action = { type = \"forward\"; targets = ( { host " \
+	"= \"h\"; port = 1; " target " } ); " action " }; }"
+#define PLACES(first, second) "routes = ( " first ",\n" second " );"
+#define IN_TLS(text) \
+	"tls = { mode = \"terminate-and-reencrypt\"; " FILES "upstream = { " text " }; };"
+
 static const struct bad bads[] = {
+	/* one target, one count of places */
+	{ PLACES(PLACED("a", "80", "max_connections = 1;", ""),
+		 PLACED("b", "81", "max_connections = 5;", "")),
+	  2, "routes[1].action.targets[0].max_connections",
+	  "is 5, and 1 in routes[0].action.targets[0]" },
+	{ PLACES(PLACED("a", "80", "max_connections = 1;", ""), PLACED("b", "81", "", "")), 2,
+	  "routes[1].action.targets[0].max_connections", "is 0, and 1 in" },
+	{ PLACES(PLACED("a", "80", "max_connections = 1;", IN_TLS("server_name = \"n\";")),
+		 PLACED("b", "81", "", IN_TLS("server_name = \"n\";"))),
+	  2, "routes[1].action.targets[0].max_connections", "write the same number" },
+	{ UPSTREAM("max_connections = 3; targets = ( { host = \"h\"; port = 1; }, { host = \"h\"; "
+		   "port = 1; max_connections = 4; } );"),
+	  1, "upstreams[0].targets[1].max_connections", "is 4, and 3 in upstreams[0].targets[0]" },
 	/* dns, timeouts, limits */
 	{ NO_ROUTES "dns = { servers = \"127.0.0.1\"; };", 1, "dns.servers", "list of strings" },
 	{ NO_ROUTES "dns = { servers = [ \"ns.example\" ]; };", 1, "dns.servers[0]", "an address" },
@@ -328,6 +350,16 @@ START_TEST(one_finding)
 END_TEST
 
 static const char *const goods[] = {
+	/* The same number, or another target. */
+	PLACES(PLACED("a", "80", "max_connections = 1;", ""),
+	       PLACED("b", "81", "max_connections = 1;", "")),
+	PLACES(PLACED("a", "80", "max_connections = 1;", ""),
+	       PLACED("b", "81", "proxy_protocol = \"v1\";", "")),
+	PLACES(PLACED("a", "80", "max_connections = 1;", ""), PLACED("b", "81", "", IN_TLS(""))),
+	PLACES(PLACED("a", "80", "max_connections = 1;", IN_TLS("server_name = \"n\";")),
+	       PLACED("b", "81", "", IN_TLS("server_name = \"o\";"))),
+	"routes = ( " PLACED("a", "80", "max_connections = 1;", "") " ); upstreams = ( { name = "
+								    "\"u\"; " TARGET " } );",
 	NO_ROUTES "dns = { servers = ( ); };",
 	NO_ROUTES "dns = { servers = [ \"[::1]\", \"::ffff:192.0.2.1\" ]; min_ttl = \"1h\"; };",
 	/* Another address: another listener. No route needs to be there. */
