@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "conn.h"
+#include "smartproxy/alloc.h"
 #include "smartproxy/fault.h"
 
 static enum exchange_end end_of(enum limit_verdict verdict)
@@ -30,7 +31,7 @@ static struct route_listening ask_listener(const struct addr *listen, const stru
 static struct conn *new_conn(struct worker *w, int fd, const struct addr *peer,
 			     const struct addr *listen)
 {
-	struct conn *conn = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*conn));
+	struct conn *conn = fault_hits(FAULT_MALLOC) ? NULL : alloc_zeroed(sizeof(*conn));
 	if (conn == NULL)
 		return NULL;
 	conn->worker = w;

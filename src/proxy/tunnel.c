@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 
 #include "conn.h"
+#include "smartproxy/alloc.h"
 #include "smartproxy/fault.h"
 #include "smartproxy/text.h"
 
@@ -272,7 +273,7 @@ void tunnel_on_timer(struct tunnel *t)
 static struct tunnel *new_tunnel(struct conn *conn, const struct route *route)
 {
 	struct worker *w = conn->worker;
-	struct tunnel *t = fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*t));
+	struct tunnel *t = fault_hits(FAULT_MALLOC) ? NULL : alloc_zeroed(sizeof(*t));
 	if (t == NULL)
 		return NULL;
 	t->conn = conn;

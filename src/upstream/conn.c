@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "pool.h"
+#include "smartproxy/alloc.h"
 #include "smartproxy/assert.h"
 #include "smartproxy/socket.h"
 
@@ -253,7 +254,7 @@ enum err upstream_conn_open(struct upstream_worker *w, const struct upstream_tar
 	uint32_t change = atomic_load_explicit(&u->addrs_change, memory_order_acquire);
 	if (!copy_addr(u, target->addr_ix, &addr))
 		return ERR_NOENT;
-	struct upstream_conn *conn = calloc(1, sizeof(*conn));
+	struct upstream_conn *conn = alloc_zeroed(sizeof(*conn));
 	if (conn == NULL)
 		return ERR_NOMEM;
 	conn->worker = w;

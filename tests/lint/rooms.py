@@ -6,7 +6,7 @@ import sys
 
 # Rooms in their one order, with the doors of each. A room may include its own doors and those of rooms above it here.
 ROOMS = [
-    ('base', {'arena', 'assert', 'buf', 'clock', 'err', 'fault', 'list', 'log', 'rand', 'rcu', 'text', 'thread'}),
+    ('base', {'alloc', 'arena', 'assert', 'buf', 'clock', 'err', 'fault', 'list', 'log', 'rand', 'rcu', 'text', 'thread'}),
     ('config', {'config'}),
     ('net', {'addr', 'listener', 'loop', 'resolver', 'socket'}),
     ('limit', {'limit'}),
