@@ -352,7 +352,7 @@ int main(void)
 	}
 	Suite *suite = suite_create("acme_clock");
 	TCase *tc = tcase_create("clock");
-	tcase_set_timeout(tc, 30);
+	tcase_set_timeout(tc, 50);
 	tcase_add_test(tc, a_clock_set_right_moves_the_renewal);
 	tcase_add_test(tc, a_clock_ahead_makes_no_storm_of_orders);
 	tcase_add_test(tc, renew_by_hand_forgets_the_rest);
