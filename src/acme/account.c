@@ -12,7 +12,7 @@
 #include "smartproxy/rand.h"
 
 #define PROBE_MIN_MS   1000
-#define PROBE_MAX_MS   8000
+#define PROBE_MAX_MS   5000 /* issued within 10 s of its return */
 #define BUCKET_SAVE_MS 1000
 
 struct farewell { /* a deactivation under way */
@@ -378,7 +378,7 @@ bool ca_take_order(struct ca *ca, int64_t *ret_wait_ms)
 	return true;
 }
 
-/* ---- the watch for a CA that cannot be reached: 1, 2, 4, 8, 8 ... s ---- */
+/* ---- the watch for a CA that cannot be reached: 1, 2, 4, 5, 5 ... s ---- */
 static void arm_probe(struct ca *ca)
 {
 	loop_timer_arm(ca->acme->loop, &ca->probe_timer,

@@ -17,7 +17,7 @@ def wish(name, port):
 
 
 def setup(t, cnt=3, **options):
-    ca = t.pebble(**{"noncereject": 0, **options})
+    ca = t.pebble(**options)
     return ca, t.fault_proxy(ca), t.port(), [f"n{ix}" for ix in range(cnt)]
 
 
@@ -36,16 +36,26 @@ def test_the_fault_proxy_is_no_hindrance(t):
 
 
 @slow
-def test_a_ca_that_is_away_at_the_start(t):
+def test_a_ca_that_is_away(t):
+    """Issued 10 s after it is back, also when it was away for so long that the proxy looks for it as seldom as it ever will."""
     ca, fault, port, names = setup(t)
-    fault.stop()
+    fault.stop() # refused
     plain = t.port()
     p = t.proxy([wish(n, port) for n in names] + [respond("plain", [plain], "served")], ca=fault)
     assert t.connect(plain).get().body == b"served"
     cert = until(lambda: next((c for c in p.certificates() if c["last_error"]), None), 20, "an error is shown")
     assert cert["retry_at"] or cert["state"] != "valid", cert
-    fault.start()
-    p.wait_certs(3, 25)
+    fault.rule("", 1000, cut="head")
+    fault.start() # there, but nobody answers
+    looks = []
+
+    def is_seldom():
+        while len(looks) < len(fault.requests("/dir$")):
+            looks.append(time.monotonic())
+        return len(looks) > 1 and looks[-1] - looks[-2] > 3.5
+    until(is_seldom, 60, "it is looked for after 4 s only")
+    fault.clear()
+    p.wait_certs(3, 10)
     ca.check_one_order_each(3)
 
 
