@@ -8,7 +8,8 @@ import time
 
 from sp import main, until
 from sp.client import Client, tls_context
-from sp.conf import AUTO, respond, static_tls
+from sp.conf import AUTO, forward, respond, static_tls
+from sp.dns import DnsServer
 from sp.pebble import make_ca, make_leaf
 from sp.process import run_ctl
 from sp.runner import Skip
@@ -73,6 +74,33 @@ def test_an_access_log_that_nobody_reads_holds_up_nothing(t):
     assert p.api("POST", "/v1/reload", timeout_s=10).status == 200
     p.wait_log(r"access log .*fifo cannot be opened", 5)
     assert t.connect(port).get().body == b"x"
+
+
+def test_an_update_past_its_deadline_is_refused_and_leaves_nothing(t):
+    """The name of a new target is waited for, a second at most; global.control.update_timeout is over before that."""
+    dns = DnsServer(t, {"late.test": "silent"})
+    port, new_port = t.port(), t.port()
+    p = t.proxy([respond("a", [port], "a")], start=False, dns=dns.config())
+    p.config["global"]["control"]["update_timeout"] = "300ms"
+    p.write()
+    p.start()
+    generation, before = p.metric("smartproxy_generation"), p.get("/v1/routes")
+    wanted = [respond("a", [port], "b"), forward("n", [new_port], [("late.test", t.origin().port)])]
+    for reload_first in (False, True):
+        if reload_first:
+            p.write(wanted)
+        answer = p.reload() if reload_first else p.put_routes(wanted)
+        assert answer.status == 503 and answer.json()["error"]["code"] == "timeout", f"{answer.status} {answer.text}"
+        assert "global.control.update_timeout (300 ms), nothing was changed" in answer.text, answer.text
+        assert p.get("/v1/routes") == before and p.metric("smartproxy_generation") == generation
+        assert [x["port"] for x in p.listeners()] == [port] and p.upstreams() == []
+        with Client(port) as c:
+            assert c.get().body == b"a"
+    assert p.metric("smartproxy_update_total", 'result="late"') == 2 and p.metric("smartproxy_update_total", 'result="applied"') == 0
+    p.wait_fds(p.begin_fds + 1) # to the name server
+    dns.zone["late.test"] = (["127.0.0.1"], 60)
+    until(lambda: p.reload().status == 200, 10, "an update that is in time")
+    assert t.connect(port).get().body == b"b" and t.connect(new_port).get().body == b"origin\n"
 
 
 def test_a_control_socket_of_somebody_else_is_left_alone(t):
