@@ -16,7 +16,7 @@ def serials(port, names):
 
 @slow
 def test_all_that_is_due_is_renewed_in_one_cycle(t):
-    ca = t.pebble(validity_s=30, noncereject=0)
+    ca = t.pebble(validity_s=30)
     port = t.port()
     names = ["a", "b", "c"]
     p = t.proxy([wish(n, port) for n in names], ca=ca)
@@ -32,7 +32,7 @@ def test_all_that_is_due_is_renewed_in_one_cycle(t):
 
 
 def test_renew_before_is_honoured(t):
-    ca = t.pebble(validity_s=30, noncereject=0)
+    ca = t.pebble(validity_s=30)
     port = t.port()
     p = t.proxy([wish("a", port)], ca=ca, acme={"renew_before": "26s"})
     p.wait_certs(1)
@@ -41,7 +41,7 @@ def test_renew_before_is_honoured(t):
 
 
 def test_a_certificate_that_expired_while_down_is_renewed_at_start(t):
-    ca = t.pebble(validity_s=5, noncereject=0)
+    ca = t.pebble(validity_s=5)
     port = t.port()
     p = t.proxy([wish("a", port)], ca=ca)
     p.wait_certs(1)
@@ -56,7 +56,7 @@ def test_a_certificate_that_expired_while_down_is_renewed_at_start(t):
 
 
 def test_a_failing_renewal_keeps_the_old_certificate(t):
-    ca = t.pebble(noncereject=0)
+    ca = t.pebble()
     fault = t.fault_proxy(ca)
     port = t.port()
     p = t.proxy([wish("a", port)], ca=fault)
@@ -75,7 +75,7 @@ def test_a_failing_renewal_keeps_the_old_certificate(t):
 
 @slow
 def test_no_handshake_ever_sees_an_expired_certificate(t):
-    ca = t.pebble(validity_s=12, noncereject=20)  # 4 s for a renewal
+    ca = t.pebble(validity_s=12)  # 4 s for a renewal
     port = t.port()
     names = ["a", "b", "c", "d"]
     p = t.proxy([wish(n, port) for n in names], ca=ca)

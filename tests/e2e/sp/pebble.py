@@ -10,6 +10,7 @@ import socket
 import sys
 
 from . import front
+from .gate import Gate
 from .process import Command
 from .wait import until
 
@@ -54,24 +55,28 @@ def is_open(port):
 
 
 class Pebble:
-    """http_port: where it validates http-01, the acme.port under test. port: its ACME API, which is that of a front (front.py)
-    that lets one request at a time in; own_port is for the front alone."""
+    """http_port: where it validates http-01, the acme.port under test; with is_gated through a gate (gate.py) that the test
+    opens. port: its ACME API, which is that of a front (front.py) that lets one request at a time in; own_port is for the front
+    alone. Without has_front it is Pebble's own: such a test must be ready for a Pebble that hangs (check_hang)."""
 
-    def __init__(self, test, http_port=None, nosleep=True, sleeptime=None, noncereject=5, authzreuse=0, validity_s=None,
-                 chain_length=None, start=True):
+    def __init__(self, test, http_port=None, nosleep=True, sleeptime=None, noncereject=20, authzreuse=0, validity_s=None,
+                 chain_length=None, start=True, is_gated=False, has_front=True):
         test.need("pebble", "pebble-challtestsrv", "openssl")
         self.test = test
         self.dir = test.path(f"pebble{len(test.undo)}")
         os.mkdir(self.dir)
         self.http_port = http_port or test.port()
-        self.port, self.own_port, self.management_port = test.port(), test.port(), test.port()
+        self.gate = Gate(test, self.http_port) if is_gated else None
+        self.own_port, self.management_port, self.has_front = test.port(), test.port(), has_front
+        self.port = test.port() if has_front else self.own_port
         self.dns_port, self.dns_management_port = test.port(), test.port()
         ca = make_ca(self.dir)
         self.ca_file = ca[0]
         self.log_file = os.path.join(self.dir, "pebble.log")
         cert, key = make_leaf(self.dir, "server", ["localhost", "127.0.0.1"], ca)
         self.config = {"listenAddress": f"127.0.0.1:{self.own_port}", "managementListenAddress": f"127.0.0.1:{self.management_port}",
-                       "certificate": cert, "privateKey": key, "httpPort": self.http_port, "tlsPort": test.port(),
+                       "certificate": cert, "privateKey": key, "tlsPort": test.port(),
+                       "httpPort": self.gate.port if self.gate else self.http_port,
                        "ocspResponderURL": "", "externalAccountBindingRequired": False}
         if validity_s:
             self.config["certificateValidityPeriod"] = validity_s
@@ -102,7 +107,8 @@ class Pebble:
         env = {k: v for k, v in os.environ.items() if not k.startswith("PEBBLE_")}
         env.update(self.env)
         self.server = Logged(["pebble", "-config", file, "-dnsserver", f"127.0.0.1:{self.dns_port}"], self.log_file, env)
-        self.start_front()
+        if self.has_front:
+            self.start_front()
         for what, port in (("pebble", self.own_port), ("pebble's management", self.management_port),
                            ("challtestsrv", self.dns_management_port)):
             until(lambda p=port: is_open(p), 15, f"{what} on port {port}")
@@ -184,16 +190,21 @@ class Pebble:
 
     def evidence(self, line_cnt):
         """For a test that failed: the end of its log, and whether Pebble itself hangs. Ends it."""
-        with open(os.path.join(self.dir, "front.log"), errors="replace") as f:
-            of_front = [f"front: {line}" for line in f.read().splitlines()[-line_cnt:]]
+        of_front = []
+        if self.has_front:
+            with open(os.path.join(self.dir, "front.log"), errors="replace") as f:
+                of_front = [f"front: {line}" for line in f.read().splitlines()[-line_cnt:]]
+        return "\n".join(self.log().partition("SIGQUIT: quit")[0].splitlines()[-line_cnt:] + of_front + self.check_hang())
+
+    def check_hang(self):
+        """Ends it; returns what says that Pebble itself hung, or []."""
         if self.server and self.server.process.poll() is None:
             self.server.process.send_signal(signal.SIGQUIT)  # Go writes down what each goroutine does
             try:
                 self.server.process.wait(5)
             except subprocess.TimeoutExpired:
                 pass
-        log, _, stacks = self.log().partition("SIGQUIT: quit")
-        return "\n".join(log.splitlines()[-line_cnt:] + of_front + hanging(stacks))
+        return hanging(self.log().partition("SIGQUIT: quit")[2])
 
     def account_cnt(self):
         return len(re.findall(r"There are now \d+ accounts in memory", self.log()))

@@ -126,10 +126,10 @@ class Command:
 class Proxy:
     """One configuration and the runs of the proxy with it.
 
-    sections: further top-level groups (acme, timeouts, limits ...); global_: keys for the global group.
+    sections: further top-level groups (acme, timeouts, limits ...); global_: keys for the global group. workers: 4 with a CA, else 2.
     """
 
-    def __init__(self, test, routes=(), workers=2, acme=None, env=None, wrapper=(), args=(), global_=None, log="info",
+    def __init__(self, test, routes=(), workers=None, acme=None, env=None, wrapper=(), args=(), global_=None, log="info",
                  text=None, ca=None, state=None, **sections):
         self.test = test
         self.number = len(test.proxies)
@@ -143,6 +143,7 @@ class Proxy:
         self.past = []  # logs of earlier runs
         self.expects_kill = False
         self.text = text
+        workers = workers or (2 if ca is None else 4)
         self.config = {"global": {"workers": workers, "state_dir": self.state_dir,
                                   "control": {"path": self.socket_path}, "log": {"level": log}, **(global_ or {})}}
         if ca is not None:
