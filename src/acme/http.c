@@ -346,6 +346,9 @@ static bool set_options(struct http_call *call, const struct http_request *req)
 	CURL *e = call->easy;
 	curl_easy_setopt(e, CURLOPT_PRIVATE, (char *)call);
 	curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
+	/* A look-up that is given up is left to its thread, which frees what it holds when getaddrinfo
+	 * comes back: to join it would hold up the loop for as long as the nameservers are silent. */
+	curl_easy_setopt(e, CURLOPT_QUICK_EXIT, 1L);
 	curl_easy_setopt(e, CURLOPT_ERRORBUFFER, call->error_text);
 	curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "https");
