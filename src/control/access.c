@@ -4,10 +4,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "smartproxy/clock.h"
 #include "smartproxy/log.h"
 #include "state.h"
 
-#define ROOM "control"
+#define ROOM    "control"
+#define TELL_MS 1000 /* between two lines on records that were lost */
 
 void access_log_close(struct control *control)
 {
@@ -41,7 +43,12 @@ void access_log_drain(struct control *control)
 	if (control->workers == NULL)
 		return;
 	uint64_t dropped = workers_drain_access(control->workers, control->access_fd);
-	if (dropped > 0)
-		log_warn(ROOM, "access records dropped count=%" PRIu64, dropped);
 	control->access_dropped_cnt += dropped;
+	control->access_untold_cnt += dropped;
+	int64_t now_ms = clock_now_ms();
+	if (control->access_untold_cnt == 0 || now_ms < control->access_tell_due_ms)
+		return;
+	log_warn(ROOM, "access records dropped count=%" PRIu64, control->access_untold_cnt);
+	control->access_untold_cnt = 0;
+	control->access_tell_due_ms = now_ms + TELL_MS;
 }

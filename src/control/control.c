@@ -75,10 +75,8 @@ static void tick(struct timer *timer)
 {
 	sp_role_assume_control();
 	struct control *control = SP_CONTAINER_OF(timer, struct control, tick_timer);
-	uint64_t dropped = workers_drain_logs(control->workers);
-	if (dropped > 0)
-		log_warn(ROOM, "log lines dropped count=%" PRIu64, dropped);
-	control->log_dropped_cnt += dropped;
+	log_count_lost(workers_drain_logs(control->workers));
+	(void)log_tell_lost();
 	access_log_drain(control);
 	(void)generation_reap(control->generations);
 	look_for_stall(control);

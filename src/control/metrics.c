@@ -5,6 +5,7 @@
 #include "admin.h"
 #include "api.h"
 #include "smartproxy/clock.h"
+#include "smartproxy/log.h"
 
 void metrics_head(struct text *t, const char *name, const char *type, const char *help)
 {
@@ -177,8 +178,9 @@ static void write_control(struct text *t, const struct control *control)
 			listeners_bind_cnt(control->listeners));
 	metrics_gauge(t, "admin_connections", "Connections to the admin API.",
 		      (int64_t)admin_conn_cnt(control->admin));
-	metrics_counter(t, "log_lines_dropped_total", "Log lines of workers that were dropped.",
-			control->log_dropped_cnt);
+	metrics_counter(t, "log_lines_dropped_total",
+			"Log lines that were lost: a ring was full, or standard error took none.",
+			log_lost_cnt());
 	metrics_counter(t, "access_records_dropped_total",
 			"Access records of workers that were dropped.",
 			control->access_dropped_cnt);

@@ -54,11 +54,11 @@ struct control {
 	struct timer tick_timer; /* log lines, retired generations, stalls, ticket keys */
 	int64_t tickets_due_ms;
 	bool has_stall_logged;
-	uint64_t log_dropped_cnt;
 	int64_t stall_ms; /* as of the last look */
 	int64_t stall_due_ms;
 	int access_fd; /* -1: no access log */
-	uint64_t access_dropped_cnt;
+	uint64_t access_dropped_cnt, access_untold_cnt;
+	int64_t access_tell_due_ms;
 
 	struct timer drain_timer;
 	int64_t stop_deadline_ms;

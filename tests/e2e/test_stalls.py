@@ -1,5 +1,7 @@
 """What stands still outside (a nameserver, the reader of stderr, the terminal) holds up nothing; and signals while the start is under way."""
+import fcntl
 import os
+import re
 import socket
 import subprocess
 
@@ -7,6 +9,7 @@ from sp import main, until
 from sp.conf import AUTO, respond
 from sp.runner import Skip
 
+F_SETPIPE_SZ = 1031
 
 
 # ---- nameservers that are silent
@@ -47,6 +50,64 @@ def test_a_nameserver_that_is_silent_holds_up_no_reload_and_no_stop(t):
     assert p.api("GET", "/v1/status", timeout_s=15).status == 200
     assert p.put_routes([route]).status == 200
     wait_question(server, "two")
+    p.stop(15)
+
+
+# ---- a stderr that nobody reads
+
+class Stuck:
+    """The reading end of a proxy's stderr, which is read when told to."""
+
+    def __init__(self, t, kind):
+        if kind == "tty":
+            self.fd, slave = os.openpty()
+            self.path = os.ttyname(slave)
+            t.cleanup(lambda: os.close(slave))
+        else:
+            self.path = t.path("fifo")
+            os.mkfifo(self.path)
+            self.fd = os.open(self.path, os.O_RDWR)
+            fcntl.fcntl(self.fd, F_SETPIPE_SZ, 4096)
+        t.cleanup(lambda: os.close(self.fd))
+        os.set_blocking(self.fd, False)
+        self.text = b""
+
+    def read_until(self, pattern):
+        def look():
+            try:
+                self.text += os.read(self.fd, 65536)
+            except BlockingIOError:
+                pass
+            return re.search(pattern, self.text)
+        return until(look, 10, f"{pattern} on stderr", 0.01)
+
+
+def check_stuck(t, kind):
+    stuck = Stuck(t, kind)
+    wrapper = ["sh", "-c", 'exec 2>"$0"; exec "$@"', stuck.path]
+    p = t.proxy([respond("a", [t.port()])], start=False, wrapper=wrapper, log="debug")
+    p.spawn()
+    until(lambda: os.path.exists(p.socket_path), 15, "the admin socket")
+
+    while p.metric("smartproxy_log_lines_dropped_total") <= 3:
+        assert p.api("POST", "/v1/reload", timeout_s=10).status == 200
+    match = stuck.read_until(rb"warn  log: (\d+) lines of the log were lost\r?\n")
+    assert int(match[1]) > 3, match
+    lines = stuck.text.splitlines()
+    broken = [line for line in lines if not re.match(rb"\d{4}-.*Z (info|warn|debug) +\w+: ", line)]
+    assert len(broken) == 0, broken
+    return p, stuck
+
+
+def test_a_stderr_that_nobody_reads_holds_up_nothing(t):
+    p, _ = check_stuck(t, "fifo")
+    p.stop(15)
+
+
+def test_a_terminal_that_stands_still_holds_up_nothing(t):
+    p, _ = check_stuck(t, "tty")
+    for _ in range(3):
+        until(lambda: p.reload().status == 200, 10, "reload")
     p.stop(15)
 
 

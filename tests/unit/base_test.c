@@ -1,6 +1,9 @@
 #include <check.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "smartproxy/arena.h"
@@ -175,16 +178,116 @@ START_TEST(a_full_ring_drops_and_counts)
 	thread_join(thread);
 	ck_assert_int_ge(dup2(fds[1], STDERR_FILENO), 0);
 	char sink[1 << 17];
-	uint64_t dropped = 0;
-	/* the ring holds 64 KiB, as a pipe does: what it took can be written without a reader */
-	dropped = log_ring_drain(ring);
-	ssize_t n = read(fds[0], sink, sizeof(sink));
-	ck_assert_int_gt(n, 0);
-	uint64_t lines = 0;
-	for (ssize_t i = 0; i < n; i++)
-		lines += sink[i] == '\n';
+	uint64_t dropped = 0, lines = 0;
+	/* the ring holds 64 KiB, a pipe a little less of whole lines */
+	for (int turn = 0; turn < 2; turn++) {
+		dropped += log_ring_drain(ring);
+		ssize_t n = read(fds[0], sink, sizeof(sink));
+		ck_assert_int_gt(n, 0);
+		for (ssize_t i = 0; i < n; i++)
+			lines += sink[i] == '\n';
+	}
 	ck_assert_uint_gt(dropped, 0);
 	ck_assert_uint_eq(lines + dropped, 2000);
+	log_ring_free(ring);
+}
+END_TEST
+
+/* Standard error: a pipe, a socket as journald's, a terminal. Returns the end that is read; it never waits. */
+static int open_stderr(int kind)
+{
+	int fds[2] = { -1, -1 };
+	if (kind == 0)
+		ck_assert_int_eq(pipe(fds), 0);
+	if (kind == 1)
+		ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+	if (kind == 2) {
+		fds[0] = posix_openpt(O_RDWR | O_NOCTTY);
+		ck_assert_int_ge(fds[0], 0);
+		ck_assert_int_eq(grantpt(fds[0]), 0);
+		ck_assert_int_eq(unlockpt(fds[0]), 0);
+		char name[64];
+		ck_assert_int_eq(ptsname_r(fds[0], name, sizeof(name)), 0);
+		fds[1] = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	}
+	ck_assert_int_ge(dup2(fds[1], STDERR_FILENO), 0);
+	ck_assert_int_eq(close(fds[1]), 0);
+	ck_assert_int_eq(fcntl(fds[0], F_SETFL, O_NONBLOCK), 0);
+	return fds[0];
+}
+
+/* Until nothing comes for a while: a terminal passes things on late. */
+static void read_lines(int fd, unsigned *cnt, uint64_t *told)
+{
+	static char text[1 << 20];
+	size_t len = 0;
+	struct pollfd in = { .fd = fd, .events = POLLIN };
+	while (poll(&in, 1, 200) == 1 && len < sizeof(text) - 1) {
+		ssize_t n = read(fd, text + len, sizeof(text) - 1 - len);
+		if (n <= 0)
+			break;
+		len += (size_t)n;
+	}
+	text[len] = '\0';
+	for (char *at = text, *end; (end = strchr(at, '\n')) != NULL; at = end + 1) {
+		*end = '\0';
+		const char *lost = strstr(at, "log: ");
+		*told += lost != NULL ? strtoull(lost + 5, NULL, 10) : 0;
+		*cnt += strstr(at, "base: line=") != NULL && strstr(at, "end") != NULL;
+	}
+}
+
+/* A reader that stands still costs no more than a moment, and what it misses is told it. */
+START_TEST(a_stderr_that_takes_nothing)
+{
+	enum { LINE_CNT = 20000 };
+	int fd = open_stderr(_i);
+	int64_t begin_ms = clock_now_ms();
+	for (int i = 0; i < LINE_CNT; i++)
+		log_info("base", "line=%d end", i);
+	ck_assert_int_lt(clock_now_ms() - begin_ms, 5000);
+	uint64_t lost = log_lost_cnt(), told = 0;
+	unsigned cnt = 0;
+	ck_assert_uint_gt(lost, 0);
+	ck_assert_uint_lt(lost, LINE_CNT);
+	ck_assert(!log_tell_lost());
+	read_lines(fd, &cnt, &told);
+	ck_assert_uint_eq(cnt, LINE_CNT - lost);
+	ck_assert(log_tell_lost());
+	log_info("base", "line=%d end", LINE_CNT);
+	read_lines(fd, &cnt, &told);
+	ck_assert_uint_eq(told, lost);
+	ck_assert_uint_eq(cnt, LINE_CNT + 1 - lost);
+	ck_assert_uint_eq(log_lost_cnt(), lost);
+}
+END_TEST
+
+/* What a reader that stands still does not take stays in the ring. */
+START_TEST(a_ring_keeps_what_nobody_takes)
+{
+	struct log_ring *ring = NULL;
+	int fds[2];
+	char record[1000], got[1 << 17];
+	memset(record, 'r', sizeof(record));
+	record[sizeof(record) - 1] = '\n';
+	ck_assert_int_eq(log_ring_new(&ring), ERR_OK);
+	ck_assert_int_eq(pipe(fds), 0);
+	ck_assert_int_gt(fcntl(fds[1], F_SETPIPE_SZ, 8192), 0);
+	size_t len = 0;
+	for (int round = 0; round < 3; round++) { /* the last ones wrap */
+		for (int i = 0; i < 60; i++)
+			ck_assert(log_ring_put(ring, record, sizeof(record)));
+		for (int i = 0; i < 60; i++) {
+			ck_assert_uint_eq(log_ring_drain_to(ring, fds[1]), 0);
+			ck_assert_int_eq(fcntl(fds[0], F_SETFL, O_NONBLOCK), 0);
+			ssize_t n = read(fds[0], got + len % 1000, sizeof(got) - 1000);
+			if (n < 0)
+				break;
+			ck_assert_int_eq(n % 1000, 0); /* whole records */
+			len += (size_t)n;
+		}
+	}
+	ck_assert_uint_eq(len, 180 * sizeof(record));
 	log_ring_free(ring);
 }
 END_TEST
@@ -209,6 +312,8 @@ int main(void)
 	tcase_add_test(tc, err_has_text_and_name);
 	tcase_add_test(tc, jitter_stays_in_its_band);
 	tcase_add_test(tc, a_full_ring_drops_and_counts);
+	tcase_add_loop_test(tc, a_stderr_that_takes_nothing, 0, 3);
+	tcase_add_test(tc, a_ring_keeps_what_nobody_takes);
 	tcase_add_test(tc, utc_is_iso_8601);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
