@@ -7,6 +7,8 @@
 #include "smartproxy/err.h"
 #include "smartproxy/rcu.h"
 
-/* Runs the proxy until it is told to stop; config's reference is taken. Returns the process's exit
+/* Before anything that takes time: SIGHUP, SIGTERM and SIGINT wait until control_run reads them. */
+void control_hold_signals(void);
+/* Runs the proxy until it is told to stop (at once, if that was before); config's reference is taken. Returns the process's exit
  * code: 0 after a clean stop, 1 when the start failed (the reason has been logged). */
 int control_run(struct config *config) SP_ON_CONTROL SP_NO_RCU;

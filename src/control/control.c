@@ -98,16 +98,40 @@ static enum err watch_signals(struct control *control, const sigset_t *signals)
 	return loop_add(control->loop, &control->signal_io, EPOLLIN);
 }
 
-int control_run(struct config *config)
+static sigset_t own_signals(void)
 {
-	struct control control = { .signal_io = { .fd = -1 } };
 	sigset_t signals;
 	(void)sigemptyset(&signals);
 	(void)sigaddset(&signals, SIGHUP);
 	(void)sigaddset(&signals, SIGTERM);
 	(void)sigaddset(&signals, SIGINT);
+	return signals;
+}
+
+void control_hold_signals(void)
+{
+	sigset_t signals = own_signals();
 	(void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
 	(void)signal(SIGPIPE, SIG_IGN);
+}
+
+/* Asked to stop before there was anything to stop? */
+static bool is_stop_pending(void)
+{
+	sigset_t pending;
+	return sigpending(&pending) == 0 &&
+	       (sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1);
+}
+
+int control_run(struct config *config)
+{
+	struct control control = { .signal_io = { .fd = -1 } };
+	sigset_t signals = own_signals();
+	if (is_stop_pending()) {
+		log_info(ROOM, "stopped before the start was over");
+		config_put(config);
+		return 0;
+	}
 	int signal_fd = -1;
 	enum err e = control_start(&control, config);
 	if (e == ERR_OK) {

@@ -97,6 +97,7 @@ static int run(const char *file)
 {
 	struct config *config = NULL;
 	struct config_problems problems = { 0 };
+	control_hold_signals(); /* before all that takes time: a SIGHUP that comes early is a reload, not the end */
 	enum err e = config_load(file, &config, &problems);
 	if (e != ERR_OK) {
 		struct text text = { 0 };

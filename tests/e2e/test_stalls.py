@@ -2,6 +2,7 @@
 import fcntl
 import os
 import re
+import signal
 import socket
 import subprocess
 
@@ -109,6 +110,30 @@ def test_a_terminal_that_stands_still_holds_up_nothing(t):
     for _ in range(3):
         until(lambda: p.reload().status == 200, 10, "reload")
     p.stop(15)
+
+
+# ---- signals while the start is under way
+
+def cpu_s(command):
+    with open(f"/proc/{command.process.pid}/stat") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_signals_while_the_configuration_is_read(t):
+    port = t.port()
+    p = t.proxy([respond(f"r{ix}", [port], domains=[f"h{ix}.test"]) for ix in range(20000)], start=False)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+        p.spawn()
+        until(lambda: cpu_s(p.command) >= 0.06, 20, "it reads the file", 0.001)
+        p.signal(number)
+        if number == signal.SIGHUP:
+            p.wait_log("main: ready", 30)
+            p.wait_log("reload|update", 30)
+            p.stop()
+        else:
+            assert p.wait_exit(30) == 0
+            assert p.command.count("stopped") == 1, p.log_tail(5)
 
 
 if __name__ == "__main__":
