@@ -11,6 +11,7 @@ from sp.conf import AUTO, respond
 from sp.runner import Skip
 
 F_SETPIPE_SZ = 1031
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 # ---- nameservers that are silent
@@ -134,6 +135,73 @@ def test_signals_while_the_configuration_is_read(t):
         else:
             assert p.wait_exit(30) == 0
             assert p.command.count("stopped") == 1, p.log_tail(5)
+
+
+# ---- etc/quickstart
+
+FAKES = {
+    "dpkg-query": "echo install ok installed",
+    "meson": "", "ninja": "", "openssl": "",
+    "curl": "exit 7",
+    "pebble-challtestsrv": 'echo $$ >>"$PIDS"; exec sleep 60',
+    "pebble": 'echo $$ >>"$PIDS"; exec sleep 60',
+}
+
+
+def quickstart(t, text, *args):
+    """The script, with fakes of all that it runs. The CA never answers."""
+    os.makedirs(t.path("etc"), exist_ok=True)
+    os.makedirs(t.path("bin"), exist_ok=True)
+    with open(t.path("etc/quickstart"), "w") as f:
+        f.write(text)
+    for name, body in FAKES.items():
+        with open(t.path("bin", name), "w") as f:
+            f.write(f"#!/bin/sh\n{body}\n")
+        os.chmod(t.path("bin", name), 0o755)
+    pids = t.path("pids")
+    with open(pids, "w"):
+        pass
+    env = dict(os.environ, PATH=t.path("bin") + ":" + os.environ["PATH"], PIDS=pids)
+    process = subprocess.Popen(["sh", t.path("etc/quickstart"), *args], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+
+    def left():
+        with open(pids) as f:
+            return [int(pid) for pid in f.read().split() if is_sleep(int(pid))]
+    t.cleanup(lambda: [os.kill(pid, signal.SIGKILL) for pid in left()])
+    t.cleanup(process.kill)
+    return process, left
+
+
+def is_sleep(pid):
+    try:
+        with open(f"/proc/{pid}/comm") as f:
+            return f.read().strip() == "sleep"
+    except OSError:
+        return False
+
+
+def script():
+    with open(os.path.join(HERE, "../../etc/quickstart")) as f:
+        return f.read()
+
+
+def test_a_quickstart_that_is_cut_short_has_verified_nothing(t):
+    for args, number, code in ((["--once"], signal.SIGTERM, 143), (["--once"], signal.SIGINT, 130), ([], signal.SIGINT, 0)):
+        process, left = quickstart(t, script(), *args)
+        until(lambda: len(left()) == 2, 10, "the CA runs")
+        process.send_signal(number)
+        assert process.wait(15) == code, (args, number)
+        assert left() == []
+
+
+def test_a_quickstart_that_is_cut_short_leaves_no_process(t):
+    """A signal that comes when a child runs and its pid is not noted yet."""
+    text = re.sub(r"(?m)^(.*pebble\.log.* &)$", r"\1\nkill -TERM $$", script())
+    assert text != script()
+    process, left = quickstart(t, text, "--once")
+    assert process.wait(15) == 143
+    assert left() == []
 
 
 if __name__ == "__main__":
