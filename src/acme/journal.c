@@ -1,5 +1,6 @@
 #include "journal.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -249,8 +250,8 @@ enum err journal_begin(struct journal *journal, struct store *store, const char 
 	journal->fd = openat(store->orders_fd, file,
 			     O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
 	if (journal->fd < 0) {
-		text_printf(reterr_text, "cannot create the journal %s/orders/%s", store->path,
-			    file);
+		text_printf(reterr_text, "cannot create the journal %s/orders/%s: %s", store->path,
+			    file, strerrordesc_np(errno));
 		return ERR_STORE;
 	}
 	journal->is_open = true;

@@ -407,6 +407,24 @@ START_TEST(journal_says_what_was_written)
 }
 END_TEST
 
+START_TEST(journal_that_cannot_be_made_says_why)
+{
+	static char *names[] = { (char *)"a.test" };
+	const struct journal_order plan = { .directory = (char *)"https://ca.test/dir",
+					    .names = names,
+					    .name_cnt = 1 };
+	struct journal journal = { 0 };
+	struct text why = { 0 };
+	setup();
+	ck_assert_int_eq(mkdirat(store.orders_fd, "a.test.journal", 0700), 0);
+	ck_assert_int_eq(journal_begin(&journal, &store, "a.test", &plan, "", &why), ERR_STORE);
+	ck_assert_ptr_nonnull(strstr(why.data, "/orders/a.test.journal: Is a directory"));
+	ck_assert_int_eq(unlinkat(store.orders_fd, "a.test.journal", AT_REMOVEDIR), 0);
+	text_fini(&why);
+	teardown();
+}
+END_TEST
+
 /* A crash cuts the file anywhere: what was whole before the cut counts, and the journal can go on.
  */
 START_TEST(journal_cut_at_every_byte)
@@ -520,6 +538,7 @@ int main(void)
 	tcase_add_test(tc, a_second_instance_is_told_who_holds_it);
 	tcase_add_loop_test(tc, folder_names, 0, (int)SP_ARRAY_LEN(name_rows));
 	tcase_add_test(tc, journal_says_what_was_written);
+	tcase_add_test(tc, journal_that_cannot_be_made_says_why);
 	tcase_add_test(tc, journal_cut_at_every_byte);
 	tcase_add_loop_test(tc, damaged_journals_are_set_aside, 0, (int)SP_ARRAY_LEN(bad_journals));
 	tcase_add_test(tc, journal_on_a_full_disk);
