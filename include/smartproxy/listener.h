@@ -40,7 +40,7 @@ struct listener_set {
 /* Why a port could not be had, and who has it. */
 struct port_error {
 	enum err code; /* ERR_PORT_IN_USE, _PORT_DENIED, _ADDRESS, _VERIFY, _LIMIT (descriptors),
-			  _NOMEM, _BUSY, _SYSTEM */
+			  _NOMEM, _BUSY, _TIMEOUT, _SYSTEM */
 	struct addr addr;
 	int sys_errno; /* of the failed call, for the text */
 	bool is_holder_known;
@@ -68,10 +68,10 @@ void listeners_free(struct listeners *ls) SP_ON_CONTROL;
 /* wanted holds distinct addresses with ports other than 0. On failure nothing is open that was not
  * before and *reterr says why. EADDRINUSE is retried inside, 10 ms in all, only for what passes by
  * itself (a socket of ours being closed). A machine without IPv6 gets 0.0.0.0 for "::"; the set's
- * addr stays as wanted. */
+ * addr stays as wanted. Past deadline_ms (monotonic; 0: none) it gives up with ERR_TIMEOUT. */
 enum err listeners_open(struct listeners *ls, const struct addr *wanted, size_t wanted_cnt,
-			struct listener_change **ret_change, struct port_error *reterr)
-	SP_ON_CONTROL SP_MUST_USE;
+			int64_t deadline_ms, struct listener_change **ret_change,
+			struct port_error *reterr) SP_ON_CONTROL SP_MUST_USE;
 /* Frees change (copy what it lists before); the opened sets are now part of the registry. The
  * dropped ones stay in it until listeners_close. */
 void listeners_commit(struct listeners *ls, struct listener_change *change) SP_ON_CONTROL;

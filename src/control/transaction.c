@@ -134,9 +134,14 @@ static enum err install_open(struct transaction *t, const struct install *in,
 	enum err e = plan_listeners(t->control, in->next->routes, in->config,
 				    in->has_challenge_route, &addrs, &cnt);
 	if (e == ERR_OK)
-		e = listeners_open(t->control->listeners, addrs, cnt, ret_change, &t->port);
+		e = listeners_open(t->control->listeners, addrs, cnt, t->deadline_ms, ret_change,
+				   &t->port);
 	free(addrs);
 	if (e != ERR_OK)
+	if (e == ERR_TIMEOUT) {
+		t->port = (struct port_error){ .code = ERR_OK }; /* of no port's own */
+		return fail_late(t);
+	}
 		return fail_port(t, e);
 	if (is_late(t)) {
 		listeners_abort(t->control->listeners, *ret_change);

@@ -7,10 +7,13 @@
 #include "listener_socket.h"
 #include "port_holder.h"
 #include "smartproxy/assert.h"
+#include "smartproxy/clock.h"
 #include "smartproxy/fault.h"
 #include "smartproxy/list.h"
 #include "smartproxy/log.h"
 #include "sock_diag.h"
+
+#define LOOK_EVERY 8 /* sets, between two looks at the deadline */
 
 struct listeners {
 	unsigned sockets_per_set;
@@ -200,14 +203,26 @@ static enum err bind_new(struct listeners *ls, struct listener_change *change,
 	return ERR_OK;
 }
 
-static enum err listen_all(const struct listeners *ls, const struct listener_change *change,
+/* ERR_TIMEOUT: the update's time is over at this address, the ix-th. */
+static enum err check_time(size_t ix, int64_t deadline_ms, const struct addr *addr,
 			   struct port_error *reterr)
+{
+	if (deadline_ms == 0 || ix % LOOK_EVERY != 0 || clock_now_ms() < deadline_ms)
+		return ERR_OK;
+	*reterr = (struct port_error){ .code = ERR_TIMEOUT, .addr = *addr };
+	return ERR_TIMEOUT;
+}
+
+static enum err listen_all(const struct listeners *ls, const struct listener_change *change,
+			   int64_t deadline_ms, struct port_error *reterr)
 {
 	for (size_t i = 0; i < change->opened_cnt; i++) {
 		struct held_set *held = held_of(change->opened[i]);
 		if (held->is_dropped) /* taken back: it listens */
 			continue;
-		enum err e = held_set_listen(held, ls->backlog, reterr);
+		enum err e = check_time(i, deadline_ms, &held->set.addr, reterr);
+		if (e == ERR_OK)
+			e = held_set_listen(held, ls->backlog, reterr);
 		if (e == ERR_OK)
 			e = refuse_foreign(ls, change, &held->set.addr, reterr);
 		if (e != ERR_OK)
@@ -247,8 +262,28 @@ static void undo(struct listener_change *change)
 	free_change(change);
 }
 
+static enum err bind_all(struct listeners *ls, struct listener_change *change,
+			 const struct addr *wanted, size_t wanted_cnt, int64_t deadline_ms,
+			 struct port_error *reterr)
+{
+	for (size_t i = 0; i < wanted_cnt; i++) {
+		struct held_set *held = find_set(ls, &wanted[i]);
+		if (is_in(&wanted[i], wanted, i)) /* named twice */
+			continue;
+		enum err e = check_time(i, deadline_ms, &wanted[i], reterr);
+		if (e == ERR_OK && held == NULL)
+			e = bind_new(ls, change, &wanted[i], reterr);
+		else if (e == ERR_OK && held->is_dropped)
+			change->opened[change->opened_cnt++] = &held->set;
+		if (e != ERR_OK)
+			return e;
+	}
+	return ERR_OK;
+}
+
 enum err listeners_open(struct listeners *ls, const struct addr *wanted, size_t wanted_cnt,
-			struct listener_change **ret_change, struct port_error *reterr)
+			int64_t deadline_ms, struct listener_change **ret_change,
+			struct port_error *reterr)
 {
 	struct listener_change *change = NULL;
 	enum err e = ls->change != NULL ? ERR_BUSY : new_change(ls, wanted_cnt, &change);
@@ -258,17 +293,9 @@ enum err listeners_open(struct listeners *ls, const struct addr *wanted, size_t 
 			reterr->addr = wanted[0];
 		return e;
 	}
-	for (size_t i = 0; e == ERR_OK && i < wanted_cnt; i++) {
-		struct held_set *held = find_set(ls, &wanted[i]);
-		if (is_in(&wanted[i], wanted, i)) /* named twice */
-			continue;
-		if (held == NULL)
-			e = bind_new(ls, change, &wanted[i], reterr);
-		else if (held->is_dropped)
-			change->opened[change->opened_cnt++] = &held->set;
-	}
+	e = bind_all(ls, change, wanted, wanted_cnt, deadline_ms, reterr);
 	if (e == ERR_OK)
-		e = listen_all(ls, change, reterr);
+		e = listen_all(ls, change, deadline_ms, reterr);
 	if (e != ERR_OK) {
 		undo(change);
 		return e;

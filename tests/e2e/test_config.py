@@ -181,6 +181,22 @@ def test_files_of_tls_towards_targets_are_read(t):
             assert f"{file}:1: route inner: tls.upstream: " in err and expected in err, err
 
 
+def test_an_update_that_takes_too_long_stops_in_the_middle(t):
+    """Of very many new ports no more are opened than there is time for, and all of those are given back."""
+    port = t.port()
+    p = t.proxy([respond("a", [port], "old")], start=False, workers=1)
+    p.config["global"]["control"]["update_timeout"] = "100ms"
+    p.write()
+    p.start()
+    binds, cnt = p.metric("smartproxy_listener_binds_total"), 20000
+    answer = p.put_routes([respond("a", [port], "new"), respond("b", [f"30000-{30000 + cnt - 1}"], "new")])
+    assert answer.status in (503, 500), answer.text # 500: so many descriptors are not allowed here
+    assert answer.status == 500 or "update_timeout" in answer.text, answer.text
+    assert p.metric("smartproxy_listener_binds_total") - binds < cnt
+    assert [x["port"] for x in p.listeners()] == [port] and t.connect(port).get().body == b"old"
+    p.wait_fds(p.begin_fds + 2)
+
+
 def test_bad_arguments(_t):
     for args in (("-z",), ("-c",), ()):
         code, out, err = run_proxy(*args)

@@ -17,6 +17,7 @@
 
 #include "../../src/net/sock_diag.h"
 #include "smartproxy/assert.h"
+#include "smartproxy/clock.h"
 #include "smartproxy/fault.h"
 #include "smartproxy/listener.h"
 #include "smartproxy/thread.h"
@@ -69,7 +70,7 @@ static struct listener_change *open_all(const struct addr *wanted, size_t cnt)
 {
 	struct listener_change *change = NULL;
 	sp_role_assume_control();
-	enum err e = listeners_open(ls, wanted, cnt, &change, &err);
+	enum err e = listeners_open(ls, wanted, cnt, 0, &change, &err);
 	struct text text = { 0 };
 	if (e != ERR_OK)
 		port_error_text(&err, &text);
@@ -95,7 +96,7 @@ static void expect_failure(const struct addr *wanted, size_t cnt, enum err code)
 {
 	struct listener_change *change = NULL;
 	sp_role_assume_control();
-	ck_assert_int_eq(listeners_open(ls, wanted, cnt, &change, &err), code);
+	ck_assert_int_eq(listeners_open(ls, wanted, cnt, 0, &change, &err), code);
 	ck_assert_int_eq(err.code, code);
 	ck_assert_ptr_null(change);
 }
@@ -375,9 +376,10 @@ START_TEST(second_instance_is_refused)
 		struct listener_change *change;
 		for (int fd = 3; fd < 1024; fd++) /* as after exec */
 			(void)close(fd);
-		bool is_refused = listeners_new(SOCKET_CNT, 16, &other) == ERR_OK &&
-				  listeners_open(other, &a, 1, &change, &err) == ERR_PORT_IN_USE &&
-				  err.holder_pid == getppid() && !err.is_holder_ours;
+		bool is_refused =
+			listeners_new(SOCKET_CNT, 16, &other) == ERR_OK &&
+			listeners_open(other, &a, 1, 0, &change, &err) == ERR_PORT_IN_USE &&
+			err.holder_pid == getppid() && !err.is_holder_ours;
 		_exit(is_refused ? 0 : 1);
 	}
 	int status = -1;
@@ -630,7 +632,7 @@ START_TEST(faults_leave_nothing)
 	fault_init();
 	for (int i = 0; i < 30; i++) {
 		struct listener_change *change;
-		enum err e = listeners_open(ls, wanted, 3, &change, &err);
+		enum err e = listeners_open(ls, wanted, 3, 0, &change, &err);
 		if (e == ERR_OK)
 			listeners_abort(ls, change);
 		else
@@ -644,6 +646,25 @@ START_TEST(faults_leave_nothing)
 		expect_text("nothing shows by whom");
 	fault_is_on = false;
 	want(wanted, 3);
+	listeners_free(ls);
+}
+END_TEST
+
+START_TEST(time_that_is_over_leaves_nothing)
+{
+	start();
+	const struct addr wanted[] = { make_addr("127.0.0.1", free_port()),
+				       make_addr("127.0.0.2", free_port()) };
+	want(wanted, 1);
+	unsigned fd_cnt = open_fd_cnt();
+	struct listener_change *change;
+	sp_role_assume_control();
+	enum err e = listeners_open(ls, wanted, 2, clock_now_ms(), &change, &err);
+	ck_assert_int_eq(e, ERR_TIMEOUT);
+	ck_assert_int_eq(err.code, ERR_TIMEOUT);
+	ck_assert_uint_eq(listeners_cnt(ls), 1);
+	ck_assert_uint_eq(open_fd_cnt(), fd_cnt);
+	want(wanted, 2);
 	listeners_free(ls);
 }
 END_TEST
@@ -668,6 +689,7 @@ int main(void)
 	tcase_add_loop_test(tc, wildcard_meets_foreign_address, 0, SP_ARRAY_LEN(overlaps));
 	tcase_add_test(tc, close_is_verified);
 	tcase_add_test(tc, close_waits_for_a_late_reference);
+	tcase_add_test(tc, time_that_is_over_leaves_nothing);
 	tcase_add_loop_test(tc, faults_leave_nothing, 0, SP_ARRAY_LEN(faults));
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);

@@ -236,7 +236,7 @@ START_TEST(late_adoption)
 	struct addr other = loopback(free_port());
 	struct listener_change *change = NULL;
 	struct port_error error;
-	ck_assert_int_eq(listeners_open(rig.listeners, &other, 1, &change, &error), ERR_OK);
+	ck_assert_int_eq(listeners_open(rig.listeners, &other, 1, 0, &change, &error), ERR_OK);
 	ck_assert_int_eq(workers_adopt(rig.workers, change->opened[0], 0), ERR_TIMEOUT);
 	ck_assert_int_eq(workers_release(rig.workers, change->opened, 1, 0), ERR_TIMEOUT);
 	listeners_abort(rig.listeners, change);

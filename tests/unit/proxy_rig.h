@@ -331,7 +331,7 @@ static inline struct listener_set *rig_open(struct rig *r, const struct addr *wa
 	sp_role_assume_control();
 	struct listener_change *change = NULL;
 	struct port_error error;
-	ck_assert_int_eq(listeners_open(r->listeners, wanted, cnt, &change, &error), ERR_OK);
+	ck_assert_int_eq(listeners_open(r->listeners, wanted, cnt, 0, &change, &error), ERR_OK);
 	struct listener_set *first = change->opened_cnt > 0 ? change->opened[0] : NULL;
 	for (size_t i = 0; i < change->opened_cnt; i++)
 		ck_assert_int_eq(workers_adopt(r->workers, change->opened[i], PATIENCE_MS), ERR_OK);
@@ -467,7 +467,7 @@ static inline struct addr rig_give_up_port(struct rig *r)
 	struct addr addr = set->addr;
 	struct listener_change *change = NULL;
 	struct port_error error;
-	ck_assert_int_eq(listeners_open(r->listeners, NULL, 0, &change, &error), ERR_OK);
+	ck_assert_int_eq(listeners_open(r->listeners, NULL, 0, 0, &change, &error), ERR_OK);
 	listeners_commit(r->listeners, change);
 	ck_assert_int_eq(workers_release(r->workers, &set, 1, PATIENCE_MS), ERR_OK);
 	ck_assert_int_eq(listeners_close(r->listeners, set, &error), ERR_OK);
