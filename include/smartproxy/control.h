@@ -9,6 +9,9 @@
 
 /* Before anything that takes time: SIGHUP, SIGTERM and SIGINT wait until control_run reads them. */
 void control_hold_signals(void);
+/* Are global.user and global.group there? ERR_NOENT with a sentence that begins with the key. */
+enum err control_check_account(const struct config *config, struct text *reterr)
+	SP_ON_CONTROL SP_MUST_USE;
 /* Runs the proxy until it is told to stop (at once, if that was before); config's reference is taken. Returns the process's exit
  * code: 0 after a clean stop, 1 when the start failed (the reason has been logged). */
 int control_run(struct config *config) SP_ON_CONTROL SP_NO_RCU;

@@ -36,14 +36,20 @@ struct tls_cert_info {
 };
 
 struct tls_cert;
-/* chain: leaf first, PEM. ERR_KEY_MISMATCH, ERR_SYNTAX, ERR_TLS; *reterr_text gets a sentence (may
- * be NULL). */
+/* chain: leaf first, PEM. ERR_KEY_MISMATCH, ERR_SYNTAX, ERR_TLS; *reterr_text (may be NULL) gets a sentence. */
 enum err tls_cert_from_pem(const char *chain, size_t chain_len, const char *key, size_t key_len,
 			   struct tls_cert **ret_cert, struct text *reterr_text) SP_MUST_USE;
 /* Warns in the log, naming the file, when the key is readable by others. ERR_NOENT, ERR_SYSTEM,
  * ERR_INVALID (not a regular file, above 1 MiB) and the ones above. */
 enum err tls_cert_from_files(const char *chain_file, const char *key_file,
 			     struct tls_cert **ret_cert, struct text *reterr_text) SP_MUST_USE;
+/* The same; says what is wrong with each file or, when both can be read, with what they hold; else empty. */
+struct tls_files_error {
+	struct text chain, key, both;
+};
+enum err tls_cert_load(const char *chain_file, const char *key_file, struct tls_cert **ret_cert,
+		       struct tls_files_error *reterr) SP_MUST_USE;
+void tls_files_error_fini(struct tls_files_error *error);
 /* Self-signed P-256, valid 7 days, marked as placeholder. */
 enum err tls_cert_self_signed(const char *const *names, size_t name_cnt, struct tls_cert **ret_cert)
 	SP_MUST_USE;

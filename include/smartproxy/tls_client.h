@@ -34,6 +34,8 @@ enum err tls_client_new(const struct tls_client_settings *settings, unsigned ctx
 			struct tls_client **ret_client, struct text *reterr)
 	SP_ON_CONTROL SP_MUST_USE;
 void tls_client_free(struct tls_client *client);
+/* Can the certificates of authorities in this file be used? The errors of tls_client_new. */
+enum err tls_authorities_check(const char *ca_file, struct text *reterr) SP_MUST_USE;
 /* Digest of the settings and of what the files held, 64 characters of hex: two clients with the same
  * one are the same to every target. */
 const char *tls_client_identity(const struct tls_client *client);

@@ -7,6 +7,7 @@ struct names;
 struct value;
 /* Hooks of the table of keys. group NULL: not given. */
 enum err check_route(struct loader *l, const struct value *group, void *data);
+enum err check_global(struct loader *l, const struct value *group, void *data);
 enum err check_limits(struct loader *l, const struct value *group, void *data);
 enum err check_dns(struct loader *l, const struct value *group, void *data);
 enum err check_listener(struct loader *l, const struct value *group, void *data);

@@ -2,6 +2,20 @@
 #include "check.h"
 #include "load.h"
 
+enum err check_global(struct loader *l, const struct value *group, void *data)
+{
+	const struct config *c = data;
+	const struct value *written = value_member(group, "group"),
+			   *user = value_member(group, "user");
+	bool is_user_wrong = user && !c->global.user && user->type == VALUE_STRING && *user->string;
+	if (c->global.group && !c->global.user && !is_user_wrong)
+		load_problem(l, written, "group",
+			     "needs global.user: without it the process stays what it was started "
+			     "as, its "
+			     "group too");
+	return ERR_OK;
+}
+
 enum err check_limits(struct loader *l, const struct value *group, void *data)
 {
 	const struct config *c = data;

@@ -57,7 +57,8 @@ static const struct key global_keys[] = {
 	  .help = "the admin API" },
 	{ KEY("global.", "log"), .type = KEY_GROUP, .group = &group_log, .help = "logging" },
 };
-static const struct key_group group_global = { GROUP("global", global_keys) };
+static const struct key_group group_global = { GROUP("global", global_keys),
+					       .finish = check_global };
 
 static const struct key acme_keys[] = {
 	{ KEY("acme.", "email"), IN_CONFIG(acme.email), .type = KEY_STRING,

@@ -14,7 +14,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "smartproxy/control.h"
 #include "smartproxy/log.h"
+#include "smartproxy/text.h"
 
 #define ROOM "control"
 
@@ -24,18 +26,18 @@ struct account {
 	const char *name;
 };
 
-static enum err find_account(const struct config *config, struct account *ret_account)
+static enum err find_account(const struct config *config, struct account *ret_account,
+			     struct text *reterr)
 {
 	const char *user = config->global.user, *group = config->global.group;
 	errno = 0;
 	/* NOLINTNEXTLINE(concurrency-mt-unsafe): there is no other thread yet */
 	const struct passwd *pw = getpwnam(user);
 	if (pw == NULL) {
-		log_error(ROOM,
-			  "start failed: global.user: there is no user named %s: create it "
-			  "(adduser --system "
-			  "--group %s) or name another",
-			  user, user);
+		text_printf(reterr,
+			    "global.user: there is no user named %s: create it (adduser --system "
+			    "--group %s) or name another",
+			    user, user);
 		return ERR_NOENT;
 	}
 	*ret_account = (struct account){ .uid = pw->pw_uid, .gid = pw->pw_gid, .name = user };
@@ -44,7 +46,7 @@ static enum err find_account(const struct config *config, struct account *ret_ac
 	/* NOLINTNEXTLINE(concurrency-mt-unsafe): there is no other thread yet */
 	const struct group *gr = getgrnam(group);
 	if (gr == NULL) {
-		log_error(ROOM, "start failed: global.group: there is no group named %s", group);
+		text_printf(reterr, "global.group: there is no group named %s", group);
 		return ERR_NOENT;
 	}
 	ret_account->gid = gr->gr_gid;
@@ -182,6 +184,12 @@ static enum err check_places(const struct config *config, const char *user)
 	return e;
 }
 
+enum err control_check_account(const struct config *config, struct text *reterr)
+{
+	struct account ignored;
+	return config->global.user == NULL ? ERR_OK : find_account(config, &ignored, reterr);
+}
+
 enum err privilege_drop(const struct config *config)
 {
 	if (config->global.user == NULL)
@@ -192,7 +200,11 @@ enum err privilege_drop(const struct config *config)
 		return ERR_OK;
 	}
 	struct account account;
-	enum err e = find_account(config, &account);
+	struct text why = { 0 };
+	enum err e = find_account(config, &account, &why);
+	if (e != ERR_OK)
+		log_error(ROOM, "start failed: %s", why.data != NULL ? why.data : err_text(e));
+	text_fini(&why);
 	if (e != ERR_OK || account.uid == 0)
 		return e;
 	e = make_places(config, &account);

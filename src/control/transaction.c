@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 #include "smartproxy/clock.h"
+#include "smartproxy/tls_client.h"
 
 #define NAMES_WAIT_MS 1000
 
@@ -137,11 +138,11 @@ static enum err install_open(struct transaction *t, const struct install *in,
 		e = listeners_open(t->control->listeners, addrs, cnt, t->deadline_ms, ret_change,
 				   &t->port);
 	free(addrs);
-	if (e != ERR_OK)
 	if (e == ERR_TIMEOUT) {
 		t->port = (struct port_error){ .code = ERR_OK }; /* of no port's own */
 		return fail_late(t);
 	}
+	if (e != ERR_OK)
 		return fail_port(t, e);
 	if (is_late(t)) {
 		listeners_abort(t->control->listeners, *ret_change);
@@ -233,13 +234,28 @@ static void roll_back_config(struct transaction *t)
 	wishes_fini(&back.wishes);
 }
 
+/* libcurl reads the file at each connection, long after somebody looks. */
+static enum err check_authority(struct transaction *t)
+{
+	const char *ca_file = t->config->acme.ca_file;
+	struct text why = { 0 };
+	enum err e = ca_file != NULL ? tls_authorities_check(ca_file, &why) : ERR_OK;
+	if (e != ERR_OK)
+		text_printf(&t->message, "acme.ca_file: %s",
+			    why.data != NULL ? why.data : err_text(e));
+	text_fini(&why);
+	return e;
+}
+
 /* A name that is new is given a moment, so that the first requests find addresses; one that takes longer, or
  * does not exist, holds nothing up: its route answers 503 until it is there. */
 static enum err build(struct transaction *t, struct generation **ret_generation) SP_ON_CONTROL;
 static enum err build(struct transaction *t, struct generation **ret_generation)
 {
 	struct control *control = t->control;
-	enum err e = upstreams_configure(control->upstreams, t->config);
+	enum err e = check_authority(t);
+	if (e == ERR_OK)
+		e = upstreams_configure(control->upstreams, t->config);
 	if (e == ERR_OK)
 		e = generation_build(control->generations, t->config, t->has_challenge_route,
 				     ret_generation, &t->message);

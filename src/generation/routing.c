@@ -46,8 +46,7 @@ static enum err stage_files(struct routing *routing, const struct config_route *
 	if (e == ERR_OK)
 		routing->staged[routing->staged_cnt++] = (struct staged){ slot, cert };
 	else
-		text_printf(reterr, "route \"%s\": certificate %s with key %s: %s", route->name,
-			    route->action.chain_file, route->action.key_file,
+		text_printf(reterr, "route \"%s\": action.tls.certificate: %s", route->name,
 			    why.data == NULL ? err_text(e) : why.data);
 	text_fini(&why);
 	return e;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "smartproxy/config.h"
+#include "smartproxy/control.h"
 #include "smartproxy/route.h"
 #include "smartproxy/tls.h"
 #include "smartproxy/tls_client.h"
@@ -30,39 +31,70 @@ static struct config *load(const char *file)
 	return e == ERR_OK ? config : NULL;
 }
 
-static bool check_certificate(const char *file, const struct config_route *route)
+/* Where what is wrong was found. */
+struct place {
+	const char *file;
+	const struct config_route *route;
+	size_t ix;
+};
+
+static void complain(const struct place *place, const char *key, const struct text *why, enum err e)
 {
-	const struct config_action_data *action = &route->action;
+	(void)fprintf(stderr, "%s:%u: routes[%zu].action.tls.%s: %s (route %s)\n", place->file,
+		      place->route->line, place->ix, key, why->len > 0 ? why->data : err_text(e),
+		      place->route->name);
+}
+
+/* key: of the group that names the two files. */
+static bool check_files(const struct place *place, const char *key, const char *chain_file,
+			const char *key_file)
+{
+	char path[64];
 	struct tls_cert *cert = NULL;
-	struct text why = { 0 };
-	enum err e = tls_cert_from_files(action->chain_file, action->key_file, &cert, &why);
+	struct tls_files_error error = { 0 };
+	enum err e = tls_cert_load(chain_file, key_file, &cert, &error);
 	if (e == ERR_OK)
 		tls_cert_put(cert);
-	else
-		(void)fprintf(stderr, "%s:%u: route %s: certificate: %s\n", file, route->line,
-			      route->name, why.data != NULL ? why.data : err_text(e));
-	text_fini(&why);
+	text_format(path, sizeof(path), "%s.chain_file", key);
+	if (error.chain.len > 0)
+		complain(place, path, &error.chain, e);
+	text_format(path, sizeof(path), "%s.key_file", key);
+	if (error.key.len > 0)
+		complain(place, path, &error.key, e);
+	if (e != ERR_OK && error.chain.len == 0 && error.key.len == 0)
+		complain(place, key, &error.both, e);
+	tls_files_error_fini(&error);
 	return e == ERR_OK;
 }
 
 /* Trust anchors and client certificate of TLS towards targets. */
-static bool check_client(const char *file, const struct config_route *route)
+static bool check_client(const struct place *place)
 {
-	const struct config_upstream_tls *tls = &route->action.upstream_tls;
+	const struct config_upstream_tls *tls = &place->route->action.upstream_tls;
 	struct tls_client_settings settings = { .wants_verify = tls->wants_verify,
 						.ca_file = tls->ca_file,
 						.chain_file = tls->chain_file,
 						.key_file = tls->key_file };
 	struct tls_client *client = NULL;
 	struct text why = { 0 };
+	bool is_ok = true;
 	sp_role_assume_control();
-	enum err e = tls_client_new(&settings, 1, &client, &why);
+	enum err e = tls->wants_verify && tls->ca_file != NULL
+			     ? tls_authorities_check(tls->ca_file, &why)
+			     : ERR_OK;
+	if (e != ERR_OK) {
+		complain(place, "upstream.ca_file", &why, e);
+		is_ok = false;
+	}
+	if (tls->chain_file != NULL &&
+	    !check_files(place, "upstream.certificate", tls->chain_file, tls->key_file))
+		is_ok = false;
+	e = is_ok ? tls_client_new(&settings, 1, &client, &why) : ERR_OK;
 	if (e != ERR_OK)
-		(void)fprintf(stderr, "%s:%u: route %s: tls.upstream: %s\n", file, route->line,
-			      route->name, why.data != NULL ? why.data : err_text(e));
+		complain(place, "upstream", &why, e);
 	tls_client_free(client);
 	text_fini(&why);
-	return e == ERR_OK;
+	return is_ok && e == ERR_OK;
 }
 
 static bool check_routes(const char *file, const struct config *config)
@@ -77,6 +109,40 @@ static bool check_routes(const char *file, const struct config *config)
 	return e == ERR_OK;
 }
 
+static bool check_route_files(const char *file, const struct config *config, size_t ix)
+{
+	const struct config_route *route = &config->routes[ix];
+	const struct config_action_data *action = &route->action;
+	const struct place place = { file, route, ix };
+	if (!route->is_enabled)
+		return true;
+	bool is_ok = action->chain_file == NULL || action->certificate != CONFIG_CERT_FILES ||
+		     check_files(&place, "certificate", action->chain_file, action->key_file);
+	if (action->tls_mode == CONFIG_TLS_REENCRYPT && !check_client(&place))
+		is_ok = false;
+	return is_ok;
+}
+
+/* What the keys outside of routes name. */
+static bool check_global(const char *file, const struct config *config) SP_ON_CONTROL;
+static bool check_global(const char *file, const struct config *config)
+{
+	struct text why = { 0 };
+	enum err e_account = control_check_account(config, &why);
+	if (e_account != ERR_OK)
+		(void)fprintf(stderr, "%s: %s\n", file,
+			      why.data != NULL ? why.data : err_text(e_account));
+	text_fini(&why);
+	enum err e = config->acme.ca_file != NULL
+			     ? tls_authorities_check(config->acme.ca_file, &why)
+			     : ERR_OK;
+	if (e != ERR_OK)
+		(void)fprintf(stderr, "%s: acme.ca_file: %s\n", file,
+			      why.len > 0 ? why.data : err_text(e));
+	text_fini(&why);
+	return e_account == ERR_OK && e == ERR_OK;
+}
+
 int check_file(const char *file)
 {
 	struct config *config = load(file);
@@ -88,17 +154,9 @@ int check_file(const char *file)
 		config_put(config);
 		return 1;
 	}
-	for (size_t i = 0; i < config->route_cnt; i++) {
-		const struct config_route *route = &config->routes[i];
-		bool has_files = route->is_enabled && route->action.chain_file != NULL &&
-				 route->action.certificate == CONFIG_CERT_FILES;
-		bool has_client =
-			route->is_enabled && route->action.tls_mode == CONFIG_TLS_REENCRYPT;
-		if (has_files && !check_certificate(file, route))
-			is_ok = false;
-		if (has_client && !check_client(file, route))
-			is_ok = false;
-	}
+	is_ok = check_global(file, config) && is_ok;
+	for (size_t i = 0; i < config->route_cnt; i++)
+		is_ok = check_route_files(file, config, i) && is_ok;
 	if (is_ok)
 		(void)printf("%s: ok, %zu route%s\n", file, config->route_cnt,
 			     config->route_cnt == 1 ? "" : "s");

@@ -2,6 +2,7 @@
 
 #include "cert.h"
 #include "file.h"
+#include "smartproxy/assert.h"
 #include "smartproxy/clock.h"
 #include "smartproxy/log.h"
 
@@ -29,18 +30,19 @@ static void warn_of_time(const char *chain_file, const struct tls_cert_info *inf
 			 clock_format_utc(when, sizeof(when), info->not_before_unix_s));
 }
 
-enum err tls_cert_from_files(const char *chain_file, const char *key_file,
-			     struct tls_cert **ret_cert, struct text *reterr_text)
+enum err tls_cert_load(const char *chain_file, const char *key_file, struct tls_cert **ret_cert,
+		       struct tls_files_error *reterr)
 {
 	struct tls_file chain = { 0 }, key = { 0 };
 	struct tls_cert *cert = NULL;
-	enum err e = tls_file_read(chain_file, &chain, reterr_text);
+	enum err e = tls_file_read(chain_file, &chain, &reterr->chain);
+	enum err e_key = tls_file_read(key_file, &key, &reterr->key);
 	if (e == ERR_OK)
-		e = tls_file_read(key_file, &key, reterr_text);
+		e = e_key;
 	if (e == ERR_OK) {
 		const struct tls_pem chain_pem = { chain_file, chain.data, chain.len };
 		const struct tls_pem key_pem = { key_file, key.data, key.len };
-		e = tls_cert_parse(&chain_pem, &key_pem, &cert, reterr_text);
+		e = tls_cert_parse(&chain_pem, &key_pem, &cert, &reterr->both);
 	}
 	if (e == ERR_OK) {
 		warn_of_mode(key_file, key.mode);
@@ -49,5 +51,29 @@ enum err tls_cert_from_files(const char *chain_file, const char *key_file,
 	}
 	tls_file_fini(&chain);
 	tls_file_fini(&key);
+	return e;
+}
+
+void tls_files_error_fini(struct tls_files_error *error)
+{
+	text_fini(&error->chain);
+	text_fini(&error->key);
+	text_fini(&error->both);
+}
+
+enum err tls_cert_from_files(const char *chain_file, const char *key_file,
+			     struct tls_cert **ret_cert, struct text *reterr_text)
+{
+	struct tls_files_error error = { 0 };
+	enum err e = tls_cert_load(chain_file, key_file, ret_cert, &error);
+	const struct text *parts[] = { &error.chain, &error.key, &error.both };
+	bool is_first = true;
+	for (size_t i = 0; e != ERR_OK && reterr_text != NULL && i < SP_ARRAY_LEN(parts); i++) {
+		if (parts[i]->len == 0)
+			continue;
+		text_printf(reterr_text, "%s%s", is_first ? "" : "; ", parts[i]->data);
+		is_first = false;
+	}
+	tls_files_error_fini(&error);
 	return e;
 }

@@ -112,6 +112,16 @@ out:
 	return e;
 }
 
+enum err tls_authorities_check(const char *ca_file, struct text *reterr)
+{
+	struct parts parts = { 0 };
+	ERR_clear_error();
+	enum err e = load_ca_file(ca_file, &parts, reterr);
+	ERR_clear_error();
+	parts_fini(&parts);
+	return e;
+}
+
 /* ---- client certificate ---- */
 
 static enum err add_der(struct text *digest, X509 *x509)

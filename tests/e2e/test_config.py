@@ -4,7 +4,7 @@ import re
 
 from sp import main, until
 from sp.conf import forward, redirect, respond, to_libconfig
-from sp.pebble import make_leaf
+from sp.pebble import make_ca, make_leaf
 from sp.process import run_proxy
 
 GOOD = """global: { workers = 1; state_dir = "%(dir)s/state"; control = { path = "%(dir)s/c.sock"; }; };
@@ -169,16 +169,67 @@ def test_odd_files_are_refused_without_harm(t):
 def test_files_of_tls_towards_targets_are_read(t):
     (cert, key), missing = make_leaf(t.dir, "inner", ["inner.test"]), t.path("none.pem")
     certificate = f'{{ chain_file = "{cert}"; key_file = "{key}"; }}'
-    for upstream, expected in ((f'ca_file = "{cert}";', None), (f'ca_file = "{missing}";', missing),
-                               (f'ca_file = "{key}";', "no certificate in it"), (f"certificate = {certificate};", None),
-                               (f'certificate = {{ chain_file = "{cert}"; key_file = "{missing}"; }};', missing)):
+    for upstream, path, expected in ((f'ca_file = "{cert}";', None, None), (f'ca_file = "{missing}";', "ca_file", missing),
+                                     (f'ca_file = "{key}";', "ca_file", "no certificate in it"), (f"certificate = {certificate};", None, None),
+                                     (f'certificate = {{ chain_file = "{cert}"; key_file = "{missing}"; }};', "certificate.key_file", missing)):
         file = write(t, f'''routes: ( {{ name = "inner"; match = {{ ports = [ 8443 ]; }}; action = {{ type = "forward";
           targets = ( {{ host = "192.0.2.1"; port = 443; }} );
           tls = {{ mode = "terminate-and-reencrypt"; certificate = {certificate}; upstream = {{ {upstream} }}; }}; }}; }} );''')
         code, out, err = run_proxy("-t", "-c", file)
         assert code == (0 if expected is None else 1), upstream + out + err
         if expected:
-            assert f"{file}:1: route inner: tls.upstream: " in err and expected in err, err
+            assert f"{file}:1: routes[0].action.tls.upstream.{path}: " in err and expected in err and "(route inner)" in err, err
+
+
+def test_both_files_of_a_certificate_are_told_with_their_keys(t):
+    (cert, _), (_, key) = make_leaf(t.dir, "a", ["a.test"]), make_leaf(t.dir, "b", ["b.test"])
+    none = [t.path("none.pem"), t.path("none.key")]
+    text = GOOD % {"dir": t.dir}
+
+    def check(chain_file, key_file):
+        tls = f'tls = {{ certificate = {{ chain_file = "{chain_file}"; key_file = "{key_file}"; }}; }};'
+        file = write(t, text.replace('body = "pong\\n"; };', 'body = "pong\\n"; ' + tls + " };").replace("9000-9010", "9000").replace('8080 ]; };', '8082 ]; };'))
+        code, out, err = run_proxy("-t", "-c", file)
+        assert code == 1, out + err
+        code, _, log = run_proxy("-c", file)
+        assert code == 1
+        return file, err, log
+    file, err, log = check(*none)
+    for path, missing in zip(("chain_file", "key_file"), none):
+        assert f"{file}:3: routes[0].action.tls.certificate.{path}: cannot open {missing}: No such file or directory (route a)\n" in err, err
+        assert f"cannot open {missing}" in log, log
+    assert 'route "a": action.tls.certificate: cannot open' in log, log
+    file, err, log = check(cert, key)
+    assert f"{file}:3: routes[0].action.tls.certificate: {key}: the private key does not belong" in err, err
+
+
+def test_the_authority_of_the_ca_has_to_be_there(t):
+    (_, key), cert = make_leaf(t.dir, "a", ["a.test"]), make_ca(t.dir)[0]
+    port, missing = t.port(), t.path("none.pem")
+    for ca_file, expected in ((missing, f"cannot open {missing}: No such file"), (key, "no certificate in it")):
+        text = GOOD % {"dir": t.dir} + f'acme = {{ ca_file = "{ca_file}"; }};'
+        code, out, err = run_proxy("-t", "-c", write(t, text))
+        assert code == 1 and "acme.ca_file: " in err and expected in err, out + err
+        code, out, err = run_proxy("-c", write(t, text))
+        assert code == 1 and "start failed: acme.ca_file: " in err and expected in err, out + err
+    p = t.proxy([respond("a", [port], "old")], acme={"ca_file": cert})
+    p.config["acme"]["ca_file"] = missing
+    p.write([respond("a", [port], "new")])
+    answer = p.reload()
+    assert answer.status == 400 and f"acme.ca_file: cannot open {missing}" in answer.text, answer.text
+    assert t.connect(port).get().body == b"old"
+
+
+def test_users_and_groups_have_to_be_there(t):
+    text = GOOD % {"dir": t.dir}
+    for keys, expected in (('group = "nogroup";', ":1: global.group: needs global.user"),
+                           ('user = "no-such-user";', "global.user: there is no user named no-such-user"),
+                           ('user = "nobody"; group = "no-such-group";', "global.group: there is no group named no-such-group"),
+                           ('user = "nobody";', None), ('user = ""; group = "";', None)):
+        code, out, err = run_proxy("-t", "-c", write(t, text.replace("workers = 1;", "workers = 1; " + keys)))
+        assert code == (1 if expected else 0) and (expected or "") in err, out + err
+    code, out, err = run_proxy("-c", write(t, text.replace("workers = 1;", 'group = "nogroup";')))
+    assert code == 1 and "global.group: needs global.user" in err, out + err
 
 
 def test_an_update_that_takes_too_long_stops_in_the_middle(t):
