@@ -189,11 +189,21 @@ static void finish(struct exchange *x)
 
 static void abort_client(struct exchange *x)
 {
-	/* A body that ends with the connection: only a reset says that it is not whole. */
+	struct conn *conn = x->conn;
 	struct linger reset = { .l_onoff = 1 };
-	if (x->is_head_sent && x->to_client.framing == FRAMING_CLOSE)
-		(void)setsockopt(x->conn->io.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-	conn_close(x->conn);
+	bool is_alone = conn->request_cnt <= 1 || x->end == EXCHANGE_END_CLIENT_GONE;
+	if (x->is_head_sent && x->to_client.framing == FRAMING_CLOSE) {
+		/* A body that ends with the connection: only a reset says that it is not whole. */
+		(void)setsockopt(conn->io.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+		conn_close(conn);
+	} else if (is_alone) {
+		conn_close(conn);
+	} else {
+		/* The framing says it, and a reset would take along the answers before this one. */
+		if (conn->tls != NULL)
+			tls_conn_forgo_notify(conn->tls);
+		conn_linger(conn);
+	}
 }
 
 const struct client_side client_h1 = {

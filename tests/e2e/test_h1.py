@@ -741,6 +741,30 @@ def test_many_connections_at_once(t):
     assert p.is_alive()
 
 
+def test_a_cut_answer_leaves_those_before_it_whole(t):
+    """They may still be on their way to a client that reads slowly, while more requests of it lie unread."""
+    first = b"whole" * 30000
+
+    def script(c, r):
+        if r.target == "/first":
+            c.send(answer(200, first))
+        else:
+            framing = b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n" if r.target == "/chunked" else b"Content-Length: 9\r\n\r\nhalf"
+            c.send(b"HTTP/1.1 200 OK\r\n" + framing)
+            c.close()
+    port, _, p = one(t, script)
+    for ix, target in enumerate(("/sized", "/chunked")):
+        c = t.connect(port, rcvbuf=4096)
+        heads = b"".join(b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % at for at in (b"/first", target.encode()))
+        c.send(heads + b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 60000)
+        until(lambda n=ix + 1: p.metric("smartproxy_exchanges_total", 'end="upstream_gone"') == n, 20, "the second one is cut")
+        assert c.response().body == first, target
+        try:
+            raise AssertionError(f"not cut: {c.response()}")
+        except Closed:
+            pass
+
+
 def test_sigterm_lets_a_request_finish(t):
     gate = threading.Event()
 
