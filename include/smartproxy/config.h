@@ -270,8 +270,8 @@ struct config {
  * put one there. */
 enum err config_load(const char *file, struct config **ret_config, struct config_problems *reterr)
 	SP_MUST_USE;
-/* A new model: all of base but its routes, which come from a JSON array (same nouns, jansson text).
- */
+/* A new model: all of base but its routes, which come from JSON text: an array of them, or {"routes": [...]}
+ * (same nouns). What is found speaks of objects and arrays. */
 enum err config_with_routes(const struct config *base, const char *json, size_t len,
 			    struct config **ret_config, struct config_problems *reterr) SP_MUST_USE;
 void config_get(struct config *config) SP_ON_CONTROL;

@@ -21,8 +21,10 @@ static void check_forward(struct loader *l, const struct value *action)
 			"stands beside targets: a route has the one or the other; leave one out");
 	else if (is_empty || (!targets && !upstream))
 		load_problem(l, targets ? targets : action, "action.targets",
-			     "\"forward\" needs one target at least: "
-			     "( { host = \"10.0.0.10\"; port = 8080; } ), or an upstream");
+			     "\"forward\" needs one target at least: %s, or an upstream",
+			     l->notation == VALUE_JSON
+				     ? "[{\"host\": \"10.0.0.10\", \"port\": 8080}]"
+				     : "( { host = \"10.0.0.10\"; port = 8080; } )");
 	else if (upstream && balance)
 		load_problem(l, balance, "action.balance",
 			     "belongs to targets; the upstream has a balance of its own, change it "

@@ -76,9 +76,10 @@ static void check_certificate(struct loader *l, const struct value *route, struc
 	const struct value *certificate = value_member(tls, "certificate");
 	const struct value *key_type = value_member(tls, "key_type");
 	if (!certificate)
-		load_problem(l, tls, "action.tls.certificate",
-			     "is missing: \"auto\", or a group { chain_file = \"...\"; key_file = "
-			     "\"...\"; }");
+		load_problem(l, tls, "action.tls.certificate", "is missing: \"auto\", or %s",
+			     l->notation == VALUE_JSON
+				     ? "an object {\"chain_file\": \"...\", \"key_file\": \"...\"}"
+				     : "a group { chain_file = \"...\"; key_file = \"...\"; }");
 	if (certificate && certificate->type == VALUE_STRING &&
 	    strcmp(certificate->string, "auto") == 0)
 		check_auto(l, route, &r->match);
@@ -87,7 +88,7 @@ static void check_certificate(struct loader *l, const struct value *route, struc
 	if (key_type && certificate && certificate->type == VALUE_GROUP)
 		load_problem(
 			l, key_type, "action.tls.key_type",
-			"belongs to certificate = \"auto\"; a key from a file has its own type");
+			"belongs to the certificate \"auto\"; a key from a file has its own type");
 }
 
 void check_tls(struct loader *l, const struct value *route, struct config_route *r)

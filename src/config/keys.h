@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "smartproxy/config.h"
+#include "value.h"
 
 enum key_type {
 	KEY_BOOL,     /* bool */
@@ -78,7 +79,7 @@ extern const struct key_group key_root, key_group_route, key_group_upstream;
 const struct key *key_find(const struct key_group *group, const char *name);
 /* What its value must be: for messages and the list of keys. dst holds KEY_TYPE_MAX. */
 #define KEY_TYPE_MAX 200
-const char *key_describe(const struct key *key, char *dst);
+const char *key_describe(const struct key *key, enum value_notation notation, char *dst);
 /* The row of words that matches, or NULL. */
 const struct key_word *key_find_word(const struct key *key, const char *word);
 /* The path of the only key of this name in the whole table; NULL: there is none, or more than one.

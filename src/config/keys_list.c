@@ -49,30 +49,47 @@ static void describe_range(const struct key *key, char *dst)
 			    (long long)key->max);
 }
 
-const char *key_describe(const struct key *key, char *dst)
+/* What holds other values is written in two ways. */
+static const char *describe_compound(const struct key *key, enum value_notation notation)
 {
-	static const char headers[] = "a list ( { name = \"...\"; value = \"...\"; } ) or a group "
-				      "{ Name = \"...\"; }";
-	static const char certificate[] = "\"auto\" or a group { chain_file = \"...\"; "
-					  "key_file = \"...\"; }";
+	static const char *const texts[][VALUE_NOTATION_CNT] = {
+		[KEY_STRINGS] = { "a list of strings, such as [ \"a\", \"b\" ]",
+				  "an array of strings, such as [\"a\", \"b\"]" },
+		[KEY_GROUP] = { "a group { ... }", "an object {...}" },
+		[KEY_GROUPS] = { "a list of groups ( { ... }, { ... } )",
+				 "an array of objects [{...}, {...}]" },
+		[KEY_PORTS] = { "a list of ports and ranges, such as ( 443, \"8000-8010\" )",
+				"an array of ports and ranges, such as [443, \"8000-8010\"]" },
+		[KEY_HEADERS] = { "a list ( { name = \"...\"; value = \"...\"; } ) or a group "
+				  "{ Name = \"...\"; }",
+				  "an array [{\"name\": \"...\", \"value\": \"...\"}] or an object "
+				  "{\"Name\": \"...\"}" },
+		[KEY_CERTIFICATE] = { "\"auto\" or a group { chain_file = \"...\"; "
+				      "key_file = \"...\"; }",
+				      "\"auto\" or an object {\"chain_file\": \"...\", "
+				      "\"key_file\": \"...\"}" },
+		[KEY_VERSIONS] = { "a list of \"1.2\" and \"1.3\"",
+				   "an array of \"1.2\" and \"1.3\"" },
+	};
+	return key->type < SP_ARRAY_LEN(texts) ? texts[key->type][notation] : NULL;
+}
+
+const char *key_describe(const struct key *key, enum value_notation notation, char *dst)
+{
 	static const char *const fixed[] = {
 		[KEY_BOOL] = "true or false",
 		[KEY_OCTAL] = "octal permissions as a string, such as \"0660\"",
 		[KEY_STRING] = "a string",
-		[KEY_STRINGS] = "a list of strings, such as [ \"a\", \"b\" ]",
-		[KEY_GROUP] = "a group { ... }",
-		[KEY_GROUPS] = "a list of groups ( { ... }, { ... } )",
-		[KEY_PORTS] = "a list of ports and ranges, such as ( 443, \"8000-8010\" )",
-		[KEY_HEADERS] = headers,
-		[KEY_CERTIFICATE] = certificate,
-		[KEY_VERSIONS] = "a list of \"1.2\" and \"1.3\"",
 		[KEY_HASH] = "\"client_ip\", \"path\", \"header:NAME\" or \"cookie:NAME\"",
 		[KEY_STATUSES] = "a status from 100 to 599 or a range, such as \"200-399\"",
 	};
 	if (key->type == KEY_WORD)
 		return describe_words(key, dst, 0);
-	if (key->type < SP_ARRAY_LEN(fixed) && fixed[key->type])
-		text_format(dst, KEY_TYPE_MAX, "%s", fixed[key->type]);
+	const char *text = describe_compound(key, notation);
+	if (!text && key->type < SP_ARRAY_LEN(fixed))
+		text = fixed[key->type];
+	if (text)
+		text_format(dst, KEY_TYPE_MAX, "%s", text);
 	else
 		describe_range(key, dst);
 	if (key->words && key->type == KEY_PORT)
@@ -135,7 +152,7 @@ const struct config_key *config_keys(size_t *ret_cnt)
 			SP_ASSERT(cnt < KEYS_MAX);
 			list[cnt] = (struct config_key){
 				.path = key->path,
-				.type = key_describe(key, types[cnt]),
+				.type = key_describe(key, VALUE_LIBCONFIG, types[cnt]),
 				.default_text = key->default_text,
 				.help = key->help,
 			};

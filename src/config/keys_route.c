@@ -165,7 +165,7 @@ static const struct key route_tls_keys[] = {
 	  .words = tls_modes, .default_text = "terminate", .help = "what happens to TLS" },
 	{ KEY("routes[].action.tls.", "certificate"), .type = KEY_CERTIFICATE,
 	  .group = &group_certificate, .is_worth = has_certificate,
-	  .help = "\"auto\", or a group with chain_file and key_file" },
+	  .help = "\"auto\", or chain_file and key_file" },
 	{ KEY("routes[].action.tls.", "key_type"), IN_ACTION(key_type), .type = KEY_WORD,
 	  .words = key_types, .default_text = "p256", .is_worth = has_auto,
 	  .help = "key of an \"auto\" certificate" },

@@ -54,9 +54,10 @@ void load_mismatch(struct loader *l, const struct key *key, const struct value *
 	struct nearest near = { .word = v->type == VALUE_STRING ? v->string : "" };
 	for (const struct key_word *w = key->words; w && w->word; w++)
 		nearest_try(&near, w->word);
-	load_problem(l, v, leaf, "found %s, expected %s%s%s%s", value_describe(v, found),
-		     key_describe(key, wanted), near.best ? "; did you mean \"" : "",
-		     near.best ? near.best : "", near.best ? "\"?" : "");
+	load_problem(l, v, leaf, "found %s, expected %s%s%s%s",
+		     value_describe(v, l->notation, found), key_describe(key, l->notation, wanted),
+		     near.best ? "; did you mean \"" : "", near.best ? near.best : "",
+		     near.best ? "\"?" : "");
 }
 
 static void report_unknown(struct loader *l, const struct key_group *group, const struct value *v)
@@ -193,8 +194,9 @@ static void step_list(struct loader *l, struct frame *f)
 	if (element.value->type == VALUE_GROUP)
 		return;
 	char found[VALUE_TEXT_MAX];
-	load_problem(l, element.value, NULL, "found %s, expected a group { ... }",
-		     value_describe(element.value, found));
+	load_problem(l, element.value, NULL, "found %s, expected %s {...}",
+		     value_describe(element.value, l->notation, found),
+		     l->notation == VALUE_JSON ? "an object" : "a group");
 	l->depth--;
 }
 

@@ -24,6 +24,7 @@ struct loader {
 	struct arena *arena; /* the model's */
 	struct config_problems *problems;
 	enum err error; /* sticky: ERR_NOMEM */
+	enum value_notation notation;
 	struct frame frames[LOAD_DEPTH_MAX];
 	size_t depth;
 };

@@ -17,7 +17,8 @@ static void refuse_string(struct loader *l, const struct value *v, const char *l
 		text_format(element, sizeof(element), "%s[%zu]", leaf, ix);
 		leaf = element;
 	}
-	load_problem(l, v, leaf, "found %s, expected %s", value_describe(v, found), wanted);
+	load_problem(l, v, leaf, "found %s, expected %s", value_describe(v, l->notation, found),
+		     wanted);
 }
 
 const char *load_string(struct loader *l, const char *(*rule)(char *text), const struct value *v,

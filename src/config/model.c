@@ -170,6 +170,27 @@ static enum err copy_base(struct config *config, const struct config *base)
 	return copy_contents(config->arena, &key_root, config);
 }
 
+/* The list alone, or {"routes": [...]}, as GET gives it. NULL after a finding. */
+static const struct value *find_list(struct work *w, const struct value *root)
+{
+	if (root->type != VALUE_GROUP)
+		return root;
+	const struct value *list = value_member(root, "routes");
+	for (size_t i = 0; i < root->cnt; i++) {
+		char name[64];
+		const struct value *v = &root->items[i];
+		text_escape(name, sizeof(name), v->name, strlen(v->name));
+		if (v != list)
+			load_problem(&w->loader, v, name,
+				     "unknown key here; expected an array of routes, or "
+				     "{\"routes\": [...]} and nothing else");
+	}
+	if (list == NULL)
+		load_problem(&w->loader, root, "routes",
+			     "is missing: expected an array of routes, or {\"routes\": [...]}");
+	return list;
+}
+
 enum err config_with_routes(const struct config *base, const char *json, size_t len,
 			    struct config **ret_config, struct config_problems *reterr)
 {
@@ -189,8 +210,11 @@ enum err config_with_routes(const struct config *base, const char *json, size_t 
 	if (e == ERR_SYNTAX)
 		e = add_syntax_error(&w, reterr);
 	if (!e) {
-		load_key(&w.loader, key_find(&key_root, "routes"), root, w.config);
-		e = judge(&w, &(struct check_lists){ .routes = root }, problem_cnt);
+		w.loader.notation = VALUE_JSON;
+		const struct value *list = find_list(&w, root);
+		if (list)
+			load_key(&w.loader, key_find(&key_root, "routes"), list, w.config);
+		e = judge(&w, &(struct check_lists){ .routes = list }, problem_cnt);
 	}
 	if (!e) {
 		*ret_config = w.config;

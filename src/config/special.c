@@ -74,7 +74,7 @@ static void load_ports(struct loader *l, const struct key *key, const struct val
 			load_problem(l, &v->items[i], element_leaf(leaf, key, i),
 				     "found %s, expected a port from 1 to 65535 or a range such as "
 				     "\"8000-8010\"",
-				     value_describe(&v->items[i], found));
+				     value_describe(&v->items[i], l->notation, found));
 	if (ports)
 		write_array(key, ports, v->cnt, data);
 }

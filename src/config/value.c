@@ -12,7 +12,7 @@ const struct value *value_member(const struct value *group, const char *name)
 	return NULL;
 }
 
-const char *value_describe(const struct value *v, char *dst)
+const char *value_describe(const struct value *v, enum value_notation notation, char *dst)
 {
 	char escaped[100];
 	switch (v->type) {
@@ -33,10 +33,10 @@ const char *value_describe(const struct value *v, char *dst)
 		text_format(dst, VALUE_TEXT_MAX, "the string \"%s\"", escaped);
 		break;
 	case VALUE_GROUP:
-		text_format(dst, VALUE_TEXT_MAX, "a group");
+		text_format(dst, VALUE_TEXT_MAX, notation == VALUE_JSON ? "an object" : "a group");
 		break;
 	case VALUE_LIST:
-		text_format(dst, VALUE_TEXT_MAX, "a list");
+		text_format(dst, VALUE_TEXT_MAX, notation == VALUE_JSON ? "an array" : "a list");
 		break;
 	}
 	return dst;

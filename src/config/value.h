@@ -41,10 +41,12 @@ struct value {
 
 /* NULL when group has no such member (or is NULL, or no group). */
 const struct value *value_member(const struct value *group, const char *name);
+/* Messages speak as the document does: of groups ( { ... } ) or of objects [{ ... }]. */
+enum value_notation { VALUE_LIBCONFIG, VALUE_JSON, VALUE_NOTATION_CNT };
 /* What a person would call it: the string "abc", 17, a list. dst holds VALUE_TEXT_MAX. Returns dst.
  */
 #define VALUE_TEXT_MAX 160
-const char *value_describe(const struct value *v, char *dst);
+const char *value_describe(const struct value *v, enum value_notation notation, char *dst);
 
 struct source;
 /* What the strings of a tree live in; release it after the tree, also when building the tree

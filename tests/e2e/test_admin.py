@@ -37,6 +37,8 @@ def test_put_routes_replaces_the_list(t):
     for _ in range(20):
         assert t.connect(first).get().body == b"two" and t.connect(second).get().body == b"three"
     assert p.put_routes(p.get("/v1/routes")["routes"]).status == 200, "what GET gives, PUT takes"
+    answer = p.api("PUT", "/v1/routes", p.api("GET", "/v1/routes").text)
+    assert answer.status == 200 and answer.json()["routes"] == 2, answer.text
     assert p.put_routes([]).status == 200
     try:
         t.connect(second)

@@ -89,6 +89,16 @@ static inline void assert_round_trip(const struct config *c)
 	ck_assert_str_eq(first.data, third.data);
 	ck_assert_str_eq(other->file, "(api)");
 	put(other);
+	/* And as the admin API answers with it. */
+	struct text answer = { 0 };
+	text_printf(&answer, "{\"routes\": %s}\n", json.data);
+	again = load_good(first.data);
+	ck_assert_int_eq(config_with_routes(again, answer.data, answer.len, &other, &problems),
+			 ERR_OK);
+	ck_assert_uint_eq(other->route_cnt, again->route_cnt);
+	put(again);
+	put(other);
+	text_fini(&answer);
 	text_fini(&first);
 	text_fini(&second);
 	text_fini(&third);

@@ -323,7 +323,7 @@ static const struct bad bads[] = {
 	  "routes[0].action.tls.certificate.key_file", "is missing" },
 	{ IN_RESPOND("tls = { key_type = \"p384\"; certificate = { chain_file = \"c\"; key_file = "
 		     "\"k\"; }; };"),
-	  1, "routes[0].action.tls.key_type", "belongs to certificate = \"auto\"" },
+	  1, "routes[0].action.tls.key_type", "belongs to the certificate \"auto\"" },
 	{ "acme = { port = 81; };" IN_RESPOND("tls = { certificate = \"auto\"; };"), 1,
 	  "routes[0].action.tls.certificate", "needs match.domains" },
 	{ "routes = ( { name = \"a\"; match = { ports = [ 443 ]; domains = [ \"*.a.b\" ]; }; "
@@ -462,7 +462,20 @@ static const struct {
 	{ "", "", "JSON" },
 	{ "[", "", "column" },
 	{ "[\n{ \"name\": \"a\", \"name\": \"b\" } ]", "", "duplicate" },
-	{ "{}", "routes", "found a group, expected a list of groups" },
+	{ "{\"routes\": 5}", "routes", "found 5, expected an array of objects [{...}, {...}]" },
+	{ "{}", "routes", "expected an array of routes, or {\"routes\": [...]}" },
+	{ "{\"routes\": {}}", "routes", "found an object, expected an array of objects" },
+	{ "{\"routes\": [], \"a\": 1}", "a", "unknown key here; expected an array of routes" },
+	{ "[ [] ]", "routes[0]", "found an array, expected an object {...}" },
+	{ "[{\"name\":\"a\",\"match\":{\"ports\":80},\"action\":{\"type\":\"block\"}}]",
+	  "routes[0].match.ports",
+	  "found 80, expected an array of ports and ranges, such as [443, " },
+	{ "[{\"name\":\"a\",\"match\":{\"ports\":[80]},\"action\":{\"type\":\"forward\","
+	  "\"targets\":[]}}]",
+	  "routes[0].action.targets", "[{\"host\": \"10.0.0.10\", \"port\": 8080}]" },
+	{ "[{\"name\":\"a\",\"match\":{\"ports\":[80]},\"action\":{\"type\":\"respond\","
+	  "\"status\":200,\"tls\":{\"mode\":\"terminate\"}}}]",
+	  "routes[0].action.tls.certificate", "an object {\"chain_file\": \"...\"" },
 	{ "[ null ]", "routes[0]", "found null" },
 	{ "[ { \"name\": \"a\\u0000\" } ]", "", "JSON" },
 	{ "[{\"name\":\"a\",\"match\":{\"ports\":[80]},\"action\":{\"type\":\"block\"},\"\\u0007\":"
