@@ -42,6 +42,7 @@ struct admin {
 	void *arg;
 	struct list conns;
 	size_t conn_cnt;
+	size_t body_bytes; /* announced by the requests whose bodies are held */
 	struct admin_socket socket;
 };
 
@@ -57,6 +58,7 @@ struct admin_conn {
 	size_t in_len, in_cap;
 	struct wire_h1_scan scan;
 	size_t head_len, body_len;
+	size_t held_bytes; /* its part of admin->body_bytes */
 	bool wants_close, is_head_method, is_driving, is_drive_due;
 	bool has_answered;                    /* one request at least */
 	const char *field_name, *field_value; /* one more for the answer */
@@ -75,6 +77,16 @@ static void free_conn(struct task *task)
 	free(SP_CONTAINER_OF(task, struct admin_conn, free_task));
 }
 
+/* The request is not needed any more. */
+static void drop_input(struct admin_conn *conn)
+{
+	free(conn->in);
+	conn->in = NULL;
+	conn->in_len = conn->in_cap = 0;
+	conn->admin->body_bytes -= conn->held_bytes;
+	conn->held_bytes = 0;
+}
+
 static void close_conn(struct admin_conn *conn)
 {
 	if (conn->state == CONN_CLOSED)
@@ -87,7 +99,7 @@ static void close_conn(struct admin_conn *conn)
 	int fd = conn->io.fd;
 	loop_remove(conn->admin->loop, &conn->io);
 	(void)close(fd);
-	free(conn->in);
+	drop_input(conn);
 	text_fini(&conn->out_text);
 	list_remove(&conn->link);
 	conn->admin->conn_cnt--;
@@ -159,13 +171,14 @@ void admin_answer(struct admin_conn *conn, unsigned status, const char *type, st
 		drive_soon(conn);
 }
 
-/* What the server itself refuses; the rest of the stream cannot be framed, so it ends. */
+/* What the server itself refuses; the rest of the stream cannot be framed, so it ends. The message is static. */
 static void refuse(struct admin_conn *conn, unsigned status, const char *code, const char *message)
 {
 	struct text body = { 0 };
 	text_printf(&body, "{\"error\":{\"code\":\"%s\",\"message\":\"%s\",\"problems\":[]}}\n",
 		    code, message);
 	conn->wants_close = true;
+	drop_input(conn);
 	admin_answer(conn, status, "application/json", &body);
 }
 
@@ -239,6 +252,14 @@ static void begin_body(struct admin_conn *conn)
 		refuse(conn, 413, "too_large", "the body is larger than is taken here");
 		return;
 	}
+	if (conn->body_len > ADMIN_BODIES_MAX - conn->admin->body_bytes) {
+		admin_answer_field(conn, "Retry-After", ADMIN_RETRY_S);
+		refuse(conn, 503, "limit",
+		       "other requests have large bodies under way, nothing was changed");
+		return;
+	}
+	conn->held_bytes = conn->body_len;
+	conn->admin->body_bytes += conn->held_bytes;
 	conn->state = CONN_BODY;
 	if (request.wants_continue && conn->in_len == conn->head_len)
 		(void)send(conn->io.fd, "HTTP/1.1 100 Continue\r\n\r\n", 25,
@@ -298,6 +319,8 @@ static bool step_body(struct admin_conn *conn)
 			refuse(conn, 503, "nomem", "out of memory");
 		else
 			conn->admin->handle(conn->admin->arg, conn, &request);
+		if (conn->in_len == conn->head_len + conn->body_len)
+			drop_input(conn); /* the answer may be long in coming */
 		free((char *)request.method);
 		free((char *)request.path);
 		free((char *)request.query);
@@ -317,13 +340,14 @@ static void begin_next(struct admin_conn *conn)
 	size_t left = conn->in_len > used ? conn->in_len - used : 0;
 	if (left > 0) {
 		memmove(conn->in, conn->in + used, left);
+		conn->in_len = left;
+		conn->admin->body_bytes -= conn->held_bytes;
+		conn->held_bytes = 0;
 	} else {
-		free(conn->in);
-		conn->in = NULL;
-		conn->in_cap = 0;
+		drop_input(conn);
 	}
-	conn->in_len = left;
 	conn->head_len = conn->body_len = conn->sent = 0;
+	conn->is_head_method = false; /* nothing is known of the next one, should it be refused */
 	conn->scan = (struct wire_h1_scan){ 0 };
 	text_fini(&conn->out_text);
 	conn->state = CONN_HEAD;
@@ -460,7 +484,7 @@ static void turn_away(int fd)
 	size_t len = text_format(answer, sizeof(answer),
 				 "HTTP/1.1 503 Service Unavailable\r\n"
 				 "Content-Type: application/json\r\nContent-Length: %zu\r\n"
-				 "Connection: close\r\n\r\n%s",
+				 "Retry-After: " ADMIN_RETRY_S "\r\nConnection: close\r\n\r\n%s",
 				 sizeof(body) - 1, body);
 	(void)send(fd, answer, len, MSG_NOSIGNAL | MSG_DONTWAIT);
 	(void)close(fd);

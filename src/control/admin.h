@@ -4,7 +4,8 @@
  *
  * Threads: control thread. Lifetime: admin_new to admin_free; a connection lives until it is closed
  * by either side, and an answer may come in a later turn. Limits: 64 connections, a head of 64 KiB,
- * a body of ADMIN_BODY_MAX, 30 s for a whole request. Security: whoever may connect (mode of the
+ * a body of ADMIN_BODY_MAX, bodies of ADMIN_BODIES_MAX together by the lengths that their heads announce (503 and
+ * Retry-After beyond), 30 s for a whole request. Security: whoever may connect (mode of the
  * socket) may do everything; the bytes are parsed by wire, as a stranger's. Standards: RFC 9112. */
 #include <stddef.h>
 #include <stdint.h>
@@ -15,6 +16,8 @@
 #include "smartproxy/text.h"
 
 #define ADMIN_BODY_MAX   ((size_t)256 << 20) /* PUT and POST */
+#define ADMIN_BODIES_MAX ADMIN_BODY_MAX /* of all connections: one that large, or many small ones */
+#define ADMIN_RETRY_S    "1"            /* the field Retry-After of an answer 503 */
 #define ADMIN_CONNS_MAX  64
 #define ADMIN_REQUEST_MS 30000
 #define ADMIN_IDLE_MS    60000

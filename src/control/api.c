@@ -113,6 +113,8 @@ static void submit(struct control *control, struct admin_conn *conn, enum update
 		return;
 	}
 	free(wait);
+	if (e == ERR_LIMIT)
+		admin_answer_field(conn, "Retry-After", ADMIN_RETRY_S);
 	answer_error(conn, api_status(e), e,
 		     e == ERR_STOPPING ? "the proxy is shutting down, nothing was changed"
 		     : e == ERR_LIMIT  ? "too many updates wait already, nothing was changed"

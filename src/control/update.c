@@ -12,6 +12,7 @@
 
 #define ROOM      "control"
 #define QUEUE_MAX 1024
+#define JSON_MAX  ((size_t)256 << 20) /* of all that wait together; one that large is taken alone */
 
 struct update {
 	struct list link;
@@ -181,10 +182,12 @@ static void log_outcome(const struct update *update, const struct run *run,
 	}
 }
 
-static void finish(struct update *update, const struct update_result *result)
+static void finish(struct updates *updates, struct update *update,
+		   const struct update_result *result)
 {
 	if (update->request.done != NULL)
 		update->request.done(update->request.arg, result);
+	updates->json_bytes -= update->request.json_len;
 	free(update->request.json);
 	free(update);
 }
@@ -237,9 +240,9 @@ static void take_first(struct updates *updates)
 		.route_cnt = route_index_cnt(latest->routes),
 	};
 	log_outcome(update, &run, &result);
-	finish(update, &result);
+	finish(updates, update, &result);
 	LIST_FOREACH_SAFE(link, &same)
-	finish(SP_CONTAINER_OF(link, struct update, link), &result);
+	finish(updates, SP_CONTAINER_OF(link, struct update, link), &result);
 	if (run.transaction.config != NULL)
 		config_put(run.transaction.config);
 	config_problems_fini(&run.problems);
@@ -270,9 +273,10 @@ void updates_init(struct updates *updates, struct control *control)
 enum err updates_submit(struct updates *updates, const struct update_request *request,
 			struct update **ret_update)
 {
-	enum err e = updates->is_stopping               ? ERR_STOPPING
-		     : updates->queued_cnt >= QUEUE_MAX ? ERR_LIMIT
-							: ERR_OK;
+	bool is_full =
+		updates->queued_cnt >= QUEUE_MAX ||
+		(updates->json_bytes > 0 && request->json_len > JSON_MAX - updates->json_bytes);
+	enum err e = updates->is_stopping ? ERR_STOPPING : is_full ? ERR_LIMIT : ERR_OK;
 	struct update *update =
 		e != ERR_OK || fault_hits(FAULT_MALLOC) ? NULL : calloc(1, sizeof(*update));
 	if (update == NULL) {
@@ -283,6 +287,7 @@ enum err updates_submit(struct updates *updates, const struct update_request *re
 	update->submitted_ms = clock_now_ms();
 	list_append(&updates->queue, &update->link);
 	updates->queued_cnt++;
+	updates->json_bytes += update->request.json_len;
 	if (!updates->is_posted) {
 		updates->is_posted = true;
 		loop_post(updates->control->loop, &updates->run_task);
@@ -330,6 +335,6 @@ void updates_stop(struct updates *updates)
 		struct update *update = first_of(updates);
 		list_remove(&update->link);
 		updates->queued_cnt--;
-		finish(update, &result);
+		finish(updates, update, &result);
 	}
 }

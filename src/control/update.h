@@ -41,6 +41,7 @@ struct control;
 struct updates {
 	struct list queue;
 	size_t queued_cnt;
+	size_t json_bytes; /* of all that wait and the one in hand */
 	struct task run_task;
 	struct control *control;
 	bool is_posted;
@@ -58,7 +59,7 @@ struct update_request {
 	void (*done)(void *arg, const struct update_result *result); /* once; may be NULL */
 	void *arg;
 };
-/* ERR_STOPPING, ERR_LIMIT (queue full), ERR_NOMEM: done is not called. */
+/* ERR_STOPPING, ERR_LIMIT (1024 wait, or 256 MiB of JSON do), ERR_NOMEM: done is not called. */
 enum err updates_submit(struct updates *updates, const struct update_request *request,
 			struct update **ret_update) SP_ON_CONTROL SP_MUST_USE;
 /* A reload that nobody waits for (a signal); does nothing when one is the last in line already. */

@@ -122,6 +122,49 @@ def test_the_api_survives_bad_clients(t):
     p.wait_fds(begin)
 
 
+def ask(connection, data):
+    """One answer's head and what of its body comes with it; the body's own length says how much that must be."""
+    connection.sendall(data)
+    got = b""
+    while b"\r\n\r\n" not in got:
+        more = connection.recv(65536)
+        assert more, got
+        got += more
+    return got
+
+
+def test_a_bad_request_behind_head_is_answered_with_its_body(t):
+    p = t.proxy([respond("a", [t.port()])], workers=1)
+    with p.raw_api() as s:
+        head = ask(s, b"HEAD /v1/status HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ") and head.endswith(b"\r\n\r\n"), head
+        head, _, body = ask(s, b"GET / HTTP/9.9\r\n\r\n").partition(b"\r\n\r\n")
+        while more := s.recv(65536):
+            body += more
+        assert head.startswith(b"HTTP/1.1 505 "), head
+        assert f"Content-Length: {len(body)}\r\n".encode() in head, (head, body)
+        assert json.loads(body)["error"]["code"] == "bad_request"
+
+
+def test_the_bodies_of_all_connections_have_a_bound_together(t):
+    port = t.port()
+    p = t.proxy([respond("a", [port], "one")], workers=1)
+    put = b"PUT /v1/routes HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    go_on = b"HTTP/1.1 100 "
+    with p.raw_api() as first:
+        assert ask(first, put % (200 << 20)).startswith(go_on)
+        with p.raw_api() as second:
+            answer = ask(second, put % (100 << 20))
+            assert answer.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: 1\r\n" in answer, answer
+        assert p.put_routes([respond("a", [port], "two")]).status == 200, "a small one has room beside it"
+        assert t.connect(port).get().body == b"two"
+
+    def is_taken():
+        with p.raw_api() as s:
+            return ask(s, put % (100 << 20)).startswith(go_on)
+    until(is_taken, what="the room of the first is free again")
+
+
 def test_metrics(t):
     o = t.origin()
     port = t.port()

@@ -287,6 +287,12 @@ class Proxy:
         finally:
             connection.close()
 
+    def raw_api(self, timeout_s=35.0):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(timeout_s)
+        connection.connect(self.socket_path)
+        return connection
+
     def get(self, path):
         answer = self.api("GET", path)
         assert answer.status == 200, f"GET {path}: {answer.status} {answer.text}"
