@@ -1,7 +1,7 @@
 """What is ambiguous is refused, not guessed: one row a request, with the answer and what may reach the origin."""
 from sp import main
 from sp.client import Client, Closed
-from sp.conf import forward
+from sp.conf import block, forward
 from sp.origin import fixed
 
 
@@ -293,6 +293,26 @@ def test_refusals_are_counted_and_their_bytes_escaped_in_the_log(t):
         assert c.response().status == 400
     assert p.metric("smartproxy_rejects_total", "nul") == 1
     assert "\x1b" not in p.log_text()
+
+
+def refuse(port, data=b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n"):
+    with Client(port) as c:
+        c.send(data)
+        assert c.response().status >= 400
+
+
+def test_dots_behind_an_encoded_slash_do_not_pass_a_block(t):
+    o = t.origin(fixed(b"origin"))
+    port = t.port()
+    p = t.proxy([forward("all", [port], [o.port]), block("admin", [port], path="/admin/*")], workers=1)
+    with Client(port) as c:
+        for path in ("/group%2Fproject/-/raw", "/bucket/a%2f%5cb\\c", "/a/..b%2fc.."):
+            assert c.get(path).status == 200
+            assert o.requests[-1].target == path, "it goes on as it came"
+    seen = len(o.requests)
+    for path in ("/a/..%2fadmin/x", "/a/%2e%2E%2Fadmin/x", "/a/..%5cadmin/x", "/a/..\\admin/x", "/a%2f../admin/x", "/a/.%2fadmin/x"):
+        refuse(port, f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert len(o.requests) == seen
 
 
 def test_every_status_line_is_ours(t):

@@ -15,6 +15,22 @@ static bool ends_in(const char *text, size_t len, const char *end)
 	return len >= end_len && memcmp(text + len - end_len, end, end_len) == 0;
 }
 
+/* What a server sees that decodes the slashes of a path: no dots that were not looked at. */
+static void check_decoded(const char *path, size_t len)
+{
+	char *decoded = copy_exactly(path, len);
+	size_t out = 0;
+	for (size_t i = 0; i < len; i++, out++) {
+		bool is_escaped = len - i >= 3 && (memcmp(path + i, "%2F", 3) == 0 ||
+						   memcmp(path + i, "%5C", 3) == 0);
+		decoded[out] = is_escaped || path[i] == '\\' ? '/' : path[i];
+		i += is_escaped ? 2 : 0;
+	}
+	CHECK(!holds(decoded, out, "/./") && !holds(decoded, out, "/../"));
+	CHECK(!ends_in(decoded, out, "/.") && !ends_in(decoded, out, "/.."));
+	free(decoded);
+}
+
 static void check_path(const char *path, size_t len)
 {
 	size_t once_len, twice_len;
@@ -27,6 +43,7 @@ static void check_path(const char *path, size_t len)
 		CHECK(!ends_in(once, once_len, "/.") && !ends_in(once, once_len, "/.."));
 		CHECK(!holds(once, once_len, "%00") && !holds(once, once_len, "%2E") &&
 		      !holds(once, once_len, "%2e"));
+		check_decoded(once, once_len);
 		CHECK(wire_path_normalise(once, once_len, twice, &twice_len));
 		CHECK(twice_len == once_len && memcmp(once, twice, once_len) == 0);
 	}

@@ -8,6 +8,8 @@ enum wire_char {
 	WIRE_CHAR_TARGET = 2,     /* 0x21 to 0x7e without '#' */
 	WIRE_CHAR_HOST = 4,       /* letters, digits, "-._" */
 	WIRE_CHAR_UNRESERVED = 8, /* RFC 3986, 2.3 */
+	WIRE_CHAR_PLAIN =
+		16, /* 0x21 to 0x7e without '%', '/' and '\\': in a path it is just itself */
 };
 
 extern const uint8_t wire_chars[256];

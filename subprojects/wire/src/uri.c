@@ -95,13 +95,21 @@ bool wire_host_normalise(const char *host, size_t len, char *dst, size_t *ret_le
 	return true;
 }
 
-/* Reads one character or escape at *at and appends its normal form to dst[*out]. */
-static bool copy_char(const char **at, const char *end, char *dst, size_t *out)
+/* '/' or '\\', which some servers take for '/'. */
+static bool is_slash(char c)
+{
+	return c == '/' || c == '\\';
+}
+
+/* Reads one escape or character that is not plain at *at and appends its normal form to dst[*out]. *has_hidden is set
+ * by a slash that separates no segments here, but may where the path is decoded. */
+static bool copy_special(const char **at, const char *end, char *dst, size_t *out, bool *has_hidden)
 {
 	static const char digits[] = "0123456789ABCDEF";
 	char c = *(*at)++;
 	if (c != '%') {
 		dst[(*out)++] = c;
+		*has_hidden |= is_slash(c);
 		return (unsigned char)c > 0x20 && c != 0x7f;
 	}
 	if (end - *at < 2)
@@ -116,6 +124,7 @@ static bool copy_char(const char **at, const char *end, char *dst, size_t *out)
 		dst[(*out)++] = decoded;
 		return true;
 	}
+	*has_hidden |= is_slash(decoded);
 	dst[(*out)++] = '%';
 	dst[(*out)++] = digits[high];
 	dst[(*out)++] = digits[low];
@@ -146,6 +155,45 @@ static bool close_segment(char *dst, size_t start, size_t *out, bool is_last)
 	return true;
 }
 
+/* What the character or escape at *at stands for; the escapes are known to be good. */
+static char read_char(const char **at)
+{
+	char c = *(*at)++;
+	if (c != '%')
+		return c;
+	c = (char)(wire_hex_value((*at)[0]) * 16 + wire_hex_value((*at)[1]));
+	*at += 2;
+	return c;
+}
+
+static bool is_dots(size_t part_len, size_t dot_cnt)
+{
+	return dot_cnt == part_len && (dot_cnt == 1 || dot_cnt == 2);
+}
+
+/* Whether some part between slashes of any kind is "." or ".." and has a hidden slash at its side: a server that
+ * decodes it goes another way than close_segment did. */
+static bool has_hidden_dots(const char *path, size_t len)
+{
+	const char *end = path + len;
+	size_t part_len = 0, dot_cnt = 0;
+	bool is_after_hidden = false;
+	for (const char *at = path; at < end;) {
+		bool is_plain = *at == '/';
+		char c = read_char(&at);
+		if (!is_slash(c)) {
+			part_len++;
+			dot_cnt += c == '.';
+			continue;
+		}
+		if (is_dots(part_len, dot_cnt) && (is_after_hidden || !is_plain))
+			return true;
+		is_after_hidden = !is_plain;
+		part_len = dot_cnt = 0;
+	}
+	return is_after_hidden && is_dots(part_len, dot_cnt);
+}
+
 bool wire_path_normalise(const char *path, size_t len, char *dst, size_t *ret_len)
 {
 	if (len == 0 || path[0] != '/')
@@ -153,11 +201,16 @@ bool wire_path_normalise(const char *path, size_t len, char *dst, size_t *ret_le
 	const char *at = path + 1;
 	const char *end = path + len;
 	size_t out = 0;
+	bool has_hidden = false;
 	dst[out++] = '/';
 	size_t start = out;
 	while (at < end) {
+		if (wire_is_char(*at, WIRE_CHAR_PLAIN)) {
+			dst[out++] = *at++;
+			continue;
+		}
 		if (*at != '/') {
-			if (!copy_char(&at, end, dst, &out))
+			if (!copy_special(&at, end, dst, &out, &has_hidden))
 				return false;
 			continue;
 		}
@@ -166,7 +219,7 @@ bool wire_path_normalise(const char *path, size_t len, char *dst, size_t *ret_le
 			return false;
 		start = out;
 	}
-	if (!close_segment(dst, start, &out, true))
+	if (!close_segment(dst, start, &out, true) || (has_hidden && has_hidden_dots(path, len)))
 		return false;
 	*ret_len = out;
 	return true;
