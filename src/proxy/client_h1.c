@@ -13,13 +13,13 @@ static enum step refuse(struct exchange *x, unsigned status, enum exchange_end e
 	return STEP_FAIL;
 }
 
-static enum step refuse_reason(struct exchange *x, enum wire_reason reason)
+/* head: what there is of it. Out of the way of those that are good. */
+__attribute__((cold, noinline)) static enum step refuse_head(struct exchange *x,
+							     enum wire_reason reason,
+							     const char *head, size_t len)
 {
-	struct worker *w = x->worker;
-	stat_add(&w->stats.rejects[(unsigned)reason % SP_ARRAY_LEN(w->stats.rejects)], 1);
 	unsigned status = wire_h1_status(reason);
-	log_debug("proxy", "request refused conn=%llu reason=%s status=%u",
-		  (unsigned long long)x->conn->id, wire_reason_name(reason), status);
+	refusal_of_request(x, reason, status, head, len);
 	return refuse(x, status,
 		      status == 414 || status == 431 ? EXCHANGE_END_TOO_LARGE
 						     : EXCHANGE_END_BAD_REQUEST);
@@ -46,7 +46,7 @@ static enum step take_head(struct exchange *x, size_t head_len)
 	enum wire_reason reason =
 		wire_h1_parse_request(head, head_len, &limits, w->fields, request);
 	if (reason != WIRE_OK)
-		return refuse_reason(x, reason);
+		return refuse_head(x, reason, head, head_len);
 	request->fields = arena_alloc(&x->arena, request->field_cnt * sizeof(*request->fields));
 	if (request->fields == NULL)
 		return refuse(x, 503, EXCHANGE_END_NO_MEMORY);
@@ -65,7 +65,7 @@ static enum step more_head(struct exchange *x)
 {
 	struct conn *conn = x->conn;
 	if (buf_len(&conn->in) >= x->worker->settings.head_bytes)
-		return refuse_reason(x, WIRE_HEAD_TOO_LARGE);
+		return refuse_head(x, WIRE_HEAD_TOO_LARGE, buf_at(&conn->in), buf_len(&conn->in));
 	if (!buf_reserve(&conn->in, &x->worker->bufs) && !buf_grow(&conn->in, &x->worker->bufs))
 		return refuse(x, 503, EXCHANGE_END_NO_MEMORY);
 	size_t len = 0;
@@ -89,10 +89,12 @@ static enum step read_head(struct exchange *x)
 			found = wire_h1_scan_head(&conn->scan.head, buf_at(&conn->in),
 						  buf_len(&conn->in), &head_len);
 		if (found == WIRE_FAIL)
-			return refuse_reason(x, conn->scan.head.reason);
+			return refuse_head(x, conn->scan.head.reason, buf_at(&conn->in),
+					   buf_len(&conn->in));
 		if (found == WIRE_DONE)
 			return head_len > x->worker->settings.head_bytes
-				       ? refuse_reason(x, WIRE_HEAD_TOO_LARGE)
+				       ? refuse_head(x, WIRE_HEAD_TOO_LARGE, buf_at(&conn->in),
+						     buf_len(&conn->in))
 				       : take_head(x, head_len);
 		enum step step = more_head(x);
 		if (step != STEP_DONE)
@@ -127,12 +129,8 @@ static enum step read_body(struct exchange *x, char *dst, size_t cap, size_t *re
 	struct body_reader reader = reader_of(x);
 	x->has_body_started = true;
 	enum step step = body_read(x, &reader, dst, cap, ret_len);
-	if (step == STEP_FAIL && x->request_body.reason != WIRE_OK) {
-		enum wire_reason reason = x->request_body.reason;
-		stat_add(&x->worker->stats.rejects[(unsigned)reason %
-						   SP_ARRAY_LEN(x->worker->stats.rejects)],
-			 1);
-	}
+	if (step == STEP_FAIL && x->request_body.reason != WIRE_OK)
+		refusal_of_request(x, x->request_body.reason, 400, "", 0);
 	return step;
 }
 

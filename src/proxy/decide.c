@@ -88,8 +88,11 @@ enum move decide_route(struct exchange *x)
 	x->path = arena_alloc(&x->arena, (size_t)x->request.path.len + 1);
 	if (x->path == NULL)
 		return exchange_reply_with(x, 503, EXCHANGE_END_NO_MEMORY);
-	if (!normalise_path(x))
+	if (!normalise_path(x)) {
+		const struct wire_span *path = &x->request.path;
+		refusal_of_request(x, WIRE_BAD_TARGET, 400, path->at, path->len);
 		return exchange_reply_with(x, 400, EXCHANGE_END_BAD_REQUEST);
+	}
 	switch (decide(x)) {
 	case VERDICT_CHALLENGE:
 		challenge_notify(x->worker->challenges);

@@ -73,6 +73,13 @@ struct pipe_pool {
 	int64_t retry_ms; /* not before: the last try to make one failed */
 };
 
+/* The lines of one kind of refusal (refusal.c). */
+struct refusal_log {
+	int64_t logged_ms; /* the last line */
+	bool has_logged;
+	uint64_t held_cnt; /* refusals since then */
+};
+
 struct worker {
 	unsigned ix;
 	struct workers *all;
@@ -104,6 +111,7 @@ struct worker {
 	int64_t tls_logged_ms; /* last line about a target's TLS; at most one a second */
 	int64_t refused_ms; /* when the second began in which refused_cnt PROXY headers were refused */
 	unsigned refused_cnt;
+	struct refusal_log refused_requests, refused_answers;
 	struct worker_stats stats; /* written by this worker (relaxed), read by control */
 };
 
@@ -449,6 +457,13 @@ void tunnel_on_timer(struct tunnel *t);
 void tunnel_drop(struct tunnel *t, enum exchange_end end);
 /* For views: the upstream's name or "". */
 const char *tunnel_upstream_name(const struct tunnel *t);
+
+/* ---- what is refused for its bytes (refusal.c) ---- */
+/* Counts it by its reason and logs it. head: what came of it, "" and 0 when a body is refused. */
+void refusal_of_request(struct exchange *x, enum wire_reason reason, unsigned status,
+			const char *head, size_t len);
+/* Logs it; x has a route and a target. reason: a word or a sentence of ours. */
+void refusal_of_answer(struct exchange *x, const char *reason, const char *head, size_t len);
 
 /* ---- access log (access_log.c): one record for an exchange or a tunnel ---- */
 struct access_record {

@@ -59,6 +59,13 @@ static enum move start_again(struct exchange *x)
 	return exchange_set_state(x, EXCHANGE_CONNECT);
 }
 
+/* What of an answer is wrong behind its head, or does not belong where it stands. */
+static void refuse_answer(struct exchange *x, const char *why)
+{
+	exchange_report(x, UPSTREAM_FAILURE_BAD_RESPONSE, why);
+	refusal_of_answer(x, why, "", 0);
+}
+
 enum move relay_failed(struct exchange *x)
 {
 	enum wire_reason reason = x->response_body.reason;
@@ -115,8 +122,7 @@ static enum move switch_protocols(struct exchange *x)
 {
 	bool is_wanted = x->request.websocket == WIRE_WEBSOCKET_OK && x->response.is_websocket;
 	if (!is_wanted) {
-		exchange_report(x, UPSTREAM_FAILURE_BAD_RESPONSE,
-				"an upgrade that nobody asked for");
+		refuse_answer(x, "an upgrade that nobody asked for");
 		return exchange_reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
 	}
 	if (!x->client->write_head(x, &x->response))
@@ -133,7 +139,7 @@ enum move relay_informational(struct exchange *x)
 	if (x->response.status == 101)
 		return switch_protocols(x);
 	if (++x->informational_cnt > INFORMATIONAL_MAX) {
-		exchange_report(x, UPSTREAM_FAILURE_BAD_RESPONSE, "too many 1xx");
+		refuse_answer(x, "too many 1xx");
 		return exchange_reply_with(x, 502, EXCHANGE_END_UPSTREAM_BAD);
 	}
 	/* Ours was sent already, or was not wanted. */
@@ -148,7 +154,7 @@ static enum move cut_answer(struct exchange *x)
 {
 	enum wire_reason reason = x->response_body.reason;
 	if (reason != WIRE_OK) {
-		exchange_report(x, UPSTREAM_FAILURE_BAD_RESPONSE, wire_reason_name(reason));
+		refuse_answer(x, wire_reason_name(reason));
 		return exchange_give_up(x, EXCHANGE_END_UPSTREAM_BAD);
 	}
 	const struct tls_conn *tls = x->to.up->tls;

@@ -50,6 +50,16 @@ static enum step recv_some(struct exchange *x, void *dst, size_t cap, size_t *re
 	return step;
 }
 
+/* head: what there is of it. Out of the way of those that are good. */
+__attribute__((cold, noinline)) static enum step refuse_head(struct exchange *x,
+							     enum wire_reason reason,
+							     const char *head, size_t len)
+{
+	x->response_body.reason = reason;
+	refusal_of_answer(x, wire_reason_name(reason), head, len);
+	return STEP_FAIL;
+}
+
 static enum step take_head(struct exchange *x, size_t head_len, struct wire_h1_response *response)
 {
 	struct worker *w = x->worker;
@@ -64,10 +74,8 @@ static enum step take_head(struct exchange *x, size_t head_len, struct wire_h1_r
 					 .field_cnt = w->settings.field_cnt };
 	enum wire_reason reason =
 		wire_h1_parse_response(head, head_len, &limits, w->fields, response);
-	if (reason != WIRE_OK) {
-		x->response_body.reason = reason;
-		return STEP_FAIL;
-	}
+	if (reason != WIRE_OK)
+		return refuse_head(x, reason, head, head_len);
 	response->fields = arena_alloc(&x->arena, response->field_cnt * sizeof(*response->fields));
 	if (response->fields == NULL)
 		return STEP_FAIL;
@@ -96,16 +104,14 @@ static enum step read_head(struct exchange *x, struct wire_h1_response *ret_resp
 		if (buf_len(&x->up_in) > 0)
 			found = wire_h1_scan_head(&x->up_scan, buf_at(&x->up_in),
 						  buf_len(&x->up_in), &head_len);
-		if (found == WIRE_FAIL) {
-			x->response_body.reason = x->up_scan.reason;
-			return STEP_FAIL;
-		}
+		if (found == WIRE_FAIL)
+			return refuse_head(x, x->up_scan.reason, buf_at(&x->up_in),
+					   buf_len(&x->up_in));
 		if (found == WIRE_DONE && head_len <= x->worker->settings.head_bytes)
 			return take_head(x, head_len, ret_response);
-		if (found == WIRE_DONE || buf_len(&x->up_in) >= x->worker->settings.head_bytes) {
-			x->response_body.reason = WIRE_HEAD_TOO_LARGE;
-			return STEP_FAIL;
-		}
+		if (found == WIRE_DONE || buf_len(&x->up_in) >= x->worker->settings.head_bytes)
+			return refuse_head(x, WIRE_HEAD_TOO_LARGE, buf_at(&x->up_in),
+					   buf_len(&x->up_in));
 		if (!make_room(x))
 			return STEP_FAIL;
 		size_t len = 0;

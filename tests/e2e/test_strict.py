@@ -1,8 +1,11 @@
 """What is ambiguous is refused, not guessed: one row a request, with the answer and what may reach the origin."""
-from sp import main
+import re
+import time
+
+from sp import main, until
 from sp.client import Client, Closed
-from sp.conf import block, forward
-from sp.origin import fixed
+from sp.conf import block, forward, respond
+from sp.origin import fixed, raw
 
 
 def get(*fields, line="GET {t} HTTP/1.1", host="Host: a.test"):
@@ -292,6 +295,8 @@ def test_refusals_are_counted_and_their_bytes_escaped_in_the_log(t):
         c.send(b"GET / HTTP/1.1\r\nHost: a\r\nX: \x1b[31mred\x00\r\n\r\n")
         assert c.response().status == 400
     assert p.metric("smartproxy_rejects_total", "nul") == 1
+    line = p.wait_log(r" info  proxy: request refused conn=\d+ client=\S+ port=\d+ route= reason=nul status=400 .*$").group(0)
+    assert line.endswith(r'held_back=0 bytes="GET / HTTP/1.1\x0d\x0aHost: a\x0d\x0aX: \x1b[31mred\x00\x0d\x0a\x0d\x0a"'), line
     assert "\x1b" not in p.log_text()
 
 
@@ -299,6 +304,57 @@ def refuse(port, data=b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n"):
     with Client(port) as c:
         c.send(data)
         assert c.response().status >= 400
+
+
+def test_quotes_are_escaped_and_credentials_cut_off_in_the_log(t):
+    for tail, shown in ((b'Host: "\\', r'Host: \x22\x5c\x0d\x0a\x0d\x0a'), (b"Cookie : secret", "Cookie"),
+                        (b"proxy-authorization: secret\r\nHost: a b", "proxy-authorization"), (b"X:" + b"y" * 9000 + b"\0", "X:" + "y" * 46)):
+        port = t.port()
+        p = t.proxy([respond("all", [port])], workers=1)
+        refuse(port, b"GET / HTTP/1.1\r\n" + tail + b"\r\n\r\n")
+        line = p.wait_log("request refused").string
+        assert line.endswith(f'bytes="GET / HTTP/1.1\\x0d\\x0a{shown}"'), line
+        p.stop()
+
+
+def test_refusals_are_logged_one_a_second_and_the_rest_counted(t):
+    port = t.port()
+    p = t.proxy([respond("all", [port])], workers=1)
+    begin, sent = time.monotonic(), 0
+    for _ in range(50):
+        refuse(port)
+    sent += 50
+    assert p.command.count("request refused") <= 1 + time.monotonic() - begin
+    held = r"request refused .* held_back=([1-9]\d*) "
+
+    def next_line():
+        nonlocal sent
+        refuse(port)
+        sent += 1
+        return p.command.count(held) > 0
+    until(next_line, 10, "a second is over", interval_s=0.05)
+    found = [int(cnt) for cnt in re.findall(r"request refused .* held_back=(\d+) ", p.log_text())]
+    assert 50 < len(found) + sum(found) <= sent, (found, sent)
+    assert p.metric("smartproxy_rejects_total", "bad_host") == sent
+
+
+def test_refused_answers_are_logged_with_their_target(t):
+    scripts = [raw(b"HTTP/1.1 2xx \x1b[2J\r\n\r\n", close=True), raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n", close=True)]
+    for script, wanted in zip(scripts, (r'reason="bad_status_line" held_back=0 bytes="HTTP/1.1 2xx \x1b[2J\x0d\x0a\x0d\x0a"',
+                                        'reason="bad_chunk_size" held_back=0 bytes=""')):
+        o = t.origin(script)
+        port = t.port()
+        p = t.proxy([forward("app", [port], [o.port])], workers=1)
+        with Client(port) as c:
+            c.send(b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: secret\r\n\r\n")
+            try:
+                assert c.response().status == 502
+            except Closed:
+                pass
+        line = p.wait_log("answer of a target refused").string
+        assert " warn  proxy: " in line and f" route=app target=127.0.0.1:{o.port} {wanted}" in line, line
+        assert "secret" not in p.log_text()
+        p.stop()
 
 
 def test_dots_behind_an_encoded_slash_do_not_pass_a_block(t):
@@ -313,6 +369,7 @@ def test_dots_behind_an_encoded_slash_do_not_pass_a_block(t):
     for path in ("/a/..%2fadmin/x", "/a/%2e%2E%2Fadmin/x", "/a/..%5cadmin/x", "/a/..\\admin/x", "/a%2f../admin/x", "/a/.%2fadmin/x"):
         refuse(port, f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
     assert len(o.requests) == seen
+    assert p.metric("smartproxy_rejects_total", "bad_target") == 6
 
 
 def test_every_status_line_is_ours(t):
