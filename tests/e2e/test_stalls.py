@@ -89,7 +89,7 @@ def check_stuck(t, kind):
     wrapper = ["sh", "-c", 'exec 2>"$0"; exec "$@"', stuck.path]
     p = t.proxy([respond("a", [t.port()])], start=False, wrapper=wrapper, log="debug")
     p.spawn()
-    until(lambda: os.path.exists(p.socket_path), 15, "the admin socket")
+    until(p.status, 20, "the admin API")
 
     while p.metric("smartproxy_log_lines_dropped_total") <= 3:
         assert p.api("POST", "/v1/reload", timeout_s=10).status == 200
