@@ -152,6 +152,14 @@ static void read_problem(struct answer *answer, const json_t *problem)
 	text_fini(&t);
 }
 
+/* RFC 7807, 3.1. JSON of another kind is no word of the CA's: some other box on the way has answered. */
+static bool is_problem(const json_t *root)
+{
+	return json_is_string(json_object_get(root, "type")) ||
+	       json_is_string(json_object_get(root, "title")) ||
+	       json_is_string(json_object_get(root, "detail"));
+}
+
 static struct answer *make_answer(const struct call *call, const struct http_response *res)
 {
 	struct answer *a = calloc(1, sizeof(*a));
@@ -168,7 +176,8 @@ static struct answer *make_answer(const struct call *call, const struct http_res
 		a->json = json_loadb(res->body, res->body_len, is_good ? 0 : JSON_ALLOW_NUL, NULL);
 	bool lacks_member = is_good && call->req.member != NULL &&
 			    json_string_value(json_object_get(a->json, call->req.member)) == NULL;
-	if (a->json != NULL && (!json_is_object(a->json) || lacks_member)) {
+	if (a->json != NULL &&
+	    (!json_is_object(a->json) || lacks_member || (!is_good && !is_problem(a->json)))) {
 		json_decref(a->json);
 		a->json = NULL;
 	}

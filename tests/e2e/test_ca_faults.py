@@ -117,6 +117,13 @@ def test_foreign_json_at_every_endpoint(t):
 
 
 @slow
+def test_errors_in_foreign_json_at_every_endpoint(t):
+    """As a gateway before the CA may tell them: no problem document, so nothing is wrong with the order."""
+    ca, _ = endpoint_fault(t, 1, status=400, body=b'{"error":"upstream","code":17}')
+    assert ca.order_cnt() == 2
+
+
+@slow
 def test_latency_at_every_endpoint(t):
     ca, _ = endpoint_fault(t, 2, delay_s=0.7)
     assert ca.order_cnt() == 2
