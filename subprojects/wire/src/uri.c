@@ -131,8 +131,15 @@ static bool copy_special(const char **at, const char *end, char *dst, size_t *ou
 	return true;
 }
 
-/* Ends the segment dst[start..*out), which follows a '/': drops it, takes it back with the one
- * before, or keeps it. */
+/* Whether a hidden slash begins at text, in normal form. */
+static bool is_hidden_slash(const char *text)
+{
+	return *text == '\\' ||
+	       (*text == '%' && (memcmp(text + 1, "2F", 2) == 0 || memcmp(text + 1, "5C", 2) == 0));
+}
+
+/* Ends the segment dst[start..*out), which follows a '/': drops it, takes it back with the one before, or keeps it. One
+ * with a hidden slash is not taken back: it is several segments to a server that decodes it. */
 static bool close_segment(char *dst, size_t start, size_t *out, bool is_last)
 {
 	size_t len = *out - start;
@@ -145,8 +152,10 @@ static bool close_segment(char *dst, size_t start, size_t *out, bool is_last)
 	if (len == 2 && dst[start] == '.' && dst[start + 1] == '.') {
 		if (start == 1)
 			return false;
-		for (start--; dst[start - 1] != '/'; start--)
-			;
+		for (start--; dst[start - 1] != '/'; start--) {
+			if (is_hidden_slash(dst + start - 1))
+				return false;
+		}
 		*out = start;
 		return true;
 	}

@@ -109,7 +109,12 @@ static const struct {
 	{ TEXT("/a\\b"), "/a\\b" },
 	{ TEXT("/a%2f.b/..%5cx.%2f...%2f"), NULL },
 	{ TEXT("/a%2f.b/..c%5cx.%2f...%2fd.."), "/a%2F.b/..c%5Cx.%2F...%2Fd.." },
-	{ TEXT("/%2f/../%2f"), "/%2F" }, /* the dots' own borders are plain */
+	{ TEXT("/a%2fb/./../x"), NULL }, /* more than one segment would have to be taken back */
+	{ TEXT("/x/a%5cb/../../pub"), NULL },
+	{ TEXT("/x/a\\/%2e%2E/pub"), NULL },
+	{ TEXT("/%2f/../%2f"), NULL },
+	{ TEXT("/a%2fb/x/../y"), "/a%2Fb/y" },
+	{ TEXT("/a%252f/../%2f"), "/%2F" },
 	{ TEXT("/a%252f../b"), "/a%252f../b" },
 	{ TEXT("/a%25%32%66../b"), "/a%252f../b" }, /* decoded once */
 	{ TEXT("/a/..%2fadmin/x"), NULL },
