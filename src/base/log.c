@@ -301,6 +301,8 @@ uint64_t log_ring_drain_to(struct log_ring *ring, int fd)
 {
 	uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
 	uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire);
+	if (fd == STDERR_FILENO)
+		(void)log_tell_lost();
 	while (tail != head) {
 		size_t len = (size_t)(head - tail);
 		if (fd >= 0)

@@ -216,16 +216,19 @@ static int open_stderr(int kind)
 	return fds[0];
 }
 
-/* Until nothing comes for a while: a terminal passes things on late. */
-static void read_lines(int fd, unsigned *cnt, uint64_t *told)
+/* Until there are so many lines, and then nothing for a while: a terminal passes things on late. */
+static void read_lines(int fd, uint64_t wanted_cnt, unsigned *cnt, uint64_t *told)
 {
 	static char text[1 << 20];
 	size_t len = 0;
+	uint64_t end_cnt = 0;
 	struct pollfd in = { .fd = fd, .events = POLLIN };
-	while (poll(&in, 1, 200) == 1 && len < sizeof(text) - 1) {
+	while (poll(&in, 1, end_cnt < wanted_cnt ? 10000 : 200) == 1 && len < sizeof(text) - 1) {
 		ssize_t n = read(fd, text + len, sizeof(text) - 1 - len);
 		if (n <= 0)
 			break;
+		for (ssize_t i = 0; i < n; i++)
+			end_cnt += text[len + (size_t)i] == '\n';
 		len += (size_t)n;
 	}
 	text[len] = '\0';
@@ -251,14 +254,39 @@ START_TEST(a_stderr_that_takes_nothing)
 	ck_assert_uint_gt(lost, 0);
 	ck_assert_uint_lt(lost, LINE_CNT);
 	ck_assert(!log_tell_lost());
-	read_lines(fd, &cnt, &told);
+	read_lines(fd, LINE_CNT - lost, &cnt, &told);
 	ck_assert_uint_eq(cnt, LINE_CNT - lost);
 	ck_assert(log_tell_lost());
 	log_info("base", "line=%d end", LINE_CNT);
-	read_lines(fd, &cnt, &told);
+	read_lines(fd, 2, &cnt, &told);
 	ck_assert_uint_eq(told, lost);
 	ck_assert_uint_eq(cnt, LINE_CNT + 1 - lost);
 	ck_assert_uint_eq(log_lost_cnt(), lost);
+}
+END_TEST
+
+/* Also before what a ring holds: the line that was cut is not gone on with. */
+START_TEST(what_was_lost_is_told_first)
+{
+	struct log_ring *ring = NULL;
+	static const char line[] = "a line of a ring\n";
+	char text[1 << 12];
+	ck_assert_int_eq(log_ring_new(&ring), ERR_OK);
+	int fd = open_stderr(0);
+	ck_assert_int_gt(fcntl(STDERR_FILENO, F_SETPIPE_SZ, 8192), 0);
+	while (log_lost_cnt() < 3)
+		log_info("base", "a line");
+	while (read(fd, text, sizeof(text)) > 0)
+		;
+	ck_assert(log_ring_put(ring, line, sizeof(line) - 1));
+	ck_assert_uint_eq(log_ring_drain(ring), 0);
+	ssize_t n = read(fd, text, sizeof(text) - 1);
+	ck_assert_int_gt(n, 0);
+	text[n] = '\0';
+	const char *told = strstr(text, "log: 3 lines of the log were lost\n");
+	ck_assert_ptr_nonnull(told);
+	ck_assert_ptr_eq(strstr(told, line), strchr(told, '\n') + 1);
+	log_ring_free(ring);
 }
 END_TEST
 
@@ -303,6 +331,7 @@ int main(void)
 {
 	Suite *suite = suite_create("base");
 	TCase *tc = tcase_create("base");
+	tcase_set_timeout(tc, 30);
 	tcase_add_test(tc, arena_stops_at_its_cap);
 	tcase_add_test(tc, arena_reuses_cached_blocks);
 	tcase_add_test(tc, buf_keeps_bytes_when_it_moves);
@@ -313,6 +342,7 @@ int main(void)
 	tcase_add_test(tc, jitter_stays_in_its_band);
 	tcase_add_test(tc, a_full_ring_drops_and_counts);
 	tcase_add_loop_test(tc, a_stderr_that_takes_nothing, 0, 3);
+	tcase_add_test(tc, what_was_lost_is_told_first);
 	tcase_add_test(tc, a_ring_keeps_what_nobody_takes);
 	tcase_add_test(tc, utc_is_iso_8601);
 	suite_add_tcase(suite, tc);
