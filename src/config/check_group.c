@@ -7,12 +7,11 @@ enum err check_global(struct loader *l, const struct value *group, void *data)
 	const struct config *c = data;
 	const struct value *written = value_member(group, "group"),
 			   *user = value_member(group, "user");
-	bool is_user_wrong = user && !c->global.user && user->type == VALUE_STRING && *user->string;
-	if (c->global.group && !c->global.user && !is_user_wrong)
+	bool is_user_none = !user || (user->type == VALUE_STRING && *user->string == '\0');
+	if (c->global.group && is_user_none)
 		load_problem(l, written, "group",
 			     "needs global.user: without it the process stays what it was started "
-			     "as, its "
-			     "group too");
+			     "as, its group too");
 	return ERR_OK;
 }
 
