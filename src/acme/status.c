@@ -64,8 +64,8 @@ void acme_stats(const struct acme *acme, struct acme_stats *ret_stats)
 static int64_t shown_at(int64_t at_unix_s, int64_t at_boot_ms)
 {
 	int64_t left_ms = at_boot_ms - clock_boot_ms();
-	int64_t now_unix_s = (clock_unix_ms() + left_ms) / 1000;
-	return left_ms <= 0 || llabs(now_unix_s - at_unix_s) <= 2 ? at_unix_s : now_unix_s;
+	int64_t end_unix_s = (clock_unix_ms() + left_ms) / 1000;
+	return left_ms <= 0 || llabs(end_unix_s - at_unix_s) <= 2 ? at_unix_s : end_unix_s;
 }
 
 static int64_t renewal_at(const struct cert *cert)

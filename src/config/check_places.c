@@ -9,13 +9,13 @@
 
 #define PATH_MAX_BYTES 96
 
-/* One target of a list. route NULL: of an upstream. */
+/* One target of a list. */
 struct place {
 	const struct config_upstream *group;
 	const struct config_target *target;
 	const struct config_upstream_tls *tls; /* of a route that encrypts again, else NULL */
-	bool is_route;
-	size_t ix; /* in its list */
+	bool is_route;                         /* else of an upstream */
+	size_t ix;                             /* of the route or upstream, in its list */
 };
 
 static int compare_text(const char *a, const char *b)
