@@ -234,6 +234,7 @@ def test_users_and_groups_have_to_be_there(t):
 
 def test_an_update_that_takes_too_long_stops_in_the_middle(t):
     """Of very many new ports no more are opened than there is time for, and all of those are given back."""
+    t.need_namespace()
     port = t.port()
     p = t.proxy([respond("a", [port], "old")], start=False, workers=1)
     p.config["global"]["control"]["update_timeout"] = "100ms"

@@ -95,7 +95,7 @@ def check_stuck(t, kind):
         assert p.api("POST", "/v1/reload", timeout_s=10).status == 200
     match = stuck.read_until(rb"warn  log: (\d+) lines of the log were lost\r?\n")
     assert int(match[1]) > 3, match
-    lines = stuck.text.splitlines()
+    lines = stuck.text.rpartition(b"\n")[0].splitlines() # a terminal may cut what comes behind
     broken = [line for line in lines if not re.match(rb"\d{4}-.*Z (info|warn|debug) +\w+: ", line)]
     assert len(broken) == 0, broken
     return p, stuck
@@ -115,18 +115,18 @@ def test_a_terminal_that_stands_still_holds_up_nothing(t):
 
 # ---- signals while the start is under way
 
-def cpu_s(command):
-    with open(f"/proc/{command.process.pid}/stat") as f:
-        fields = f.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def read_bytes(command):
+    with open(f"/proc/{command.process.pid}/io") as f:
+        return int(re.search(r"rchar: (\d+)", f.read())[1])
 
 
 def test_signals_while_the_configuration_is_read(t):
     port = t.port()
     p = t.proxy([respond(f"r{ix}", [port], domains=[f"h{ix}.test"]) for ix in range(20000)], start=False)
+    size = os.path.getsize(p.file)
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         p.spawn()
-        until(lambda: cpu_s(p.command) >= 0.06, 20, "it reads the file", 0.001)
+        until(lambda: read_bytes(p.command) >= size, 20, "it has the file, and goes on with what is in it", 0.001)
         p.signal(number)
         if number == signal.SIGHUP:
             p.wait_log("main: ready", 30)
