@@ -11,7 +11,9 @@ import sys
 
 LINES = 45
 MOST = 3
-REPORTS = re.compile(r'(Address|Thread|Leak|UndefinedBehavior)Sanitizer|runtime error:|Assertion .* failed|core dumped')
+# The program's own assertions and glibc's; those of a unit test are another matter.
+REPORTS = re.compile(r'(Address|Thread|Leak|UndefinedBehavior)Sanitizer|runtime error:|: assertion failed at |Assertion `|core dumped'
+                     r'|Received signal \d+|it ended by signal \d+')
 
 
 def failed(path):

@@ -1,6 +1,7 @@
 """The harness itself: what the other files rely on, tried without the proxy."""
 import http.client
 import http.server
+import json
 import os
 import ssl
 import subprocess
@@ -214,6 +215,21 @@ def test_a_pebble_that_hangs_is_told_from_one_that_does_not(_t):
     assert hanging(idle * 9) == [] and hanging(reader + idle) == []
     assert hanging(reader + idle + finder + reader) == ["Pebble hangs: 3 goroutines wait for a lock of its store:",
                                                         "  1 in NewOrder: FindValidAuthorization", "  2 in Order: GetAccountByID"]
+
+
+def test_what_failed_has_a_second_run_unless_something_crashed(t):
+    """tests/failures.py, for tests/run."""
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../failures.py")
+    for output, code, is_again in (("not within 10 s", 1, True), ("base_test.c:9:F:base:name:0: Assertion 'a == b' failed: a == 1", 1, True),
+                                   ("smartproxy: assertion failed at src/base/buf.c:7: len <= cap", 1, False),
+                                   ("unit_test: x.c:3: main: Assertion `0' failed.", 1, False),
+                                   ("x.c:1:E:base:name:0: (after this point) Received signal 11 (Segmentation fault)", 1, False),
+                                   ("--- it ended by signal 11", 1, False), ("ERROR: AddressSanitizer: heap-use-after-free", 1, False),
+                                   ("", -11, False)):
+        with open(t.path("log.json"), "w") as f:
+            json.dump({"name": "smartproxy:unit / base", "result": "FAIL", "returncode": code, "stdout": output, "duration": 1.0}, f)
+        names = subprocess.run([sys.executable, program, "names", t.path("log.json")], capture_output=True, text=True, check=True).stdout
+        assert (names == "smartproxy:base\n") == is_again, (output, names)
 
 
 def test_client_reads_what_the_origin_says(t):

@@ -253,6 +253,12 @@ class Proxy:
             if SANITIZER.search(line):
                 raise AssertionError(f"{self.describe()}: {line}\n" + "\n".join(self.command.lines[-120:]))
 
+    def crash(self):
+        """Words on a run that a signal has ended, if nobody sent it; else ''."""
+        code = self.command.process.poll() if self.command else None
+        is_crash = code is not None and code < 0 and code != -signal.SIGKILL
+        return f"--- it ended by signal {-code}\n" if is_crash else ""
+
     # looking inside
     def fd_cnt(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))

@@ -120,7 +120,7 @@ def logs(test):
     """What the processes of a failed test said."""
     text = ""
     for proxy in test.proxies:
-        text += f"--- log of {proxy.describe()}:\n{proxy.log_tail(LOG_LINES)}\n"
+        text += f"--- log of {proxy.describe()}:\n{proxy.log_tail(LOG_LINES)}\n{proxy.crash()}"
     for pebble in test.pebbles:
         try:
             text += f"--- log of Pebble on port {pebble.port}:\n{pebble.evidence(LOG_LINES // 4)}\n"
