@@ -251,8 +251,8 @@ static enum err point_current(int fd, unsigned k, struct text *reterr_text)
 	return files_sync(fd, "the directory", reterr_text);
 }
 
-/* A directory where the link belongs, as a copy leaves that follows links: it becomes the newest generation, and is
- * judged as one. *ret_k: its number, unchanged when the place is free. */
+/* A directory where the link belongs, as a copy leaves that follows links: it becomes the newest generation with the link
+ * to it, and is judged as one when it is read. *ret_k: its number, unchanged when the place is free. */
 static enum err adopt_current(const struct store *store, int fd, const char *name, unsigned *ret_k,
 			      struct text *reterr_text)
 {
@@ -276,7 +276,7 @@ static enum err adopt_current(const struct store *store, int fd, const char *nam
 		 "the state directory with its links (cp -a) path=%s/certificates/%s/%s",
 		 store->path, name, generation);
 	*ret_k = last + 1;
-	return ERR_OK;
+	return point_current(fd, last + 1, reterr_text);
 }
 
 static void prune(int fd, unsigned current)
@@ -380,8 +380,6 @@ static unsigned find_current(const struct store *store, int fd, const char *name
 	struct text why = { 0 };
 	unsigned k = read_current(fd), adopted = 0;
 	enum err e = k != 0 ? ERR_OK : adopt_current(store, fd, name, &adopted, &why);
-	if (e == ERR_OK && adopted != 0)
-		e = point_current(fd, adopted, &why);
 	if (e != ERR_OK)
 		log_error("acme", "a stored certificate has no link current: %s name=%s",
 			  why.data != NULL ? why.data : err_text(e), name);
