@@ -101,7 +101,7 @@ def issue_60(t):
             states = [c["state"] for c in p.certificates()]
             most = max(most, p.status()["acme"]["orders"]["active"])
             return states.count("valid") == 60
-        until(all_valid, 30, "60 certificates")
+        until(all_valid, 45, "60 certificates")
     except Deadline:
         hang = ca.check_hang()
         if not hang:
