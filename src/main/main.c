@@ -1,8 +1,10 @@
 /* smartproxy: arguments. */
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "smartproxy/acme.h"
@@ -111,11 +113,23 @@ static int run(const char *file)
 	return e == ERR_OK ? control_run(config) : 1;
 }
 
+/* Started without one of descriptors 0 to 2, nothing else gets its number: the log would be written into it. */
+static void hold_standard_files(void)
+{
+	int fd;
+	do
+		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		(void)close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	const char *file;
 	enum action action;
 	sp_role_assume_control();
+	hold_standard_files();
 	if (!read_arguments(argc, argv, &file, &action)) {
 		(void)fputs(usage, stderr);
 		return 2;

@@ -113,6 +113,14 @@ def test_a_terminal_that_stands_still_holds_up_nothing(t):
     p.stop(15)
 
 
+def test_a_stderr_that_is_closed_is_no_file_of_ours(t):
+    p = t.proxy([respond("a", [t.port()])], start=False, wrapper=["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-'])
+    p.spawn()
+    until(p.status, 20, "the admin API")
+    assert [os.readlink(f"/proc/{p.pid}/fd/{fd}") for fd in range(3)] == ["/dev/null"] * 3
+    p.stop(15)
+
+
 # ---- signals while the start is under way
 
 def read_bytes(command):
