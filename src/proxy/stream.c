@@ -65,9 +65,18 @@ static bool is_end_behind(const struct upstream_conn *up)
 	return up->has_hung_up && !up->is_broken;
 }
 
+/* What was reset is not written to: the failure of that write would take the reset along, and the read that is to find
+ * it behind the last bytes would find an end in good order. */
+static bool is_sink_broken(const struct tunnel *t, const struct stream *s)
+{
+	return s->is_up ? t->to.up->is_broken : t->conn->is_broken;
+}
+
 static enum step write_sink(struct tunnel *t, struct stream *s, const void *src, size_t len,
 			    size_t *ret_len)
 {
+	if (is_sink_broken(t, s))
+		return STEP_FAIL;
 	if (!s->is_up) {
 		t->conn->is_ending = is_end_behind(t->to.up);
 		return conn_send(t->conn, src, len, ret_len);
@@ -237,6 +246,8 @@ static enum stream_state fill_pipe(struct tunnel *t, struct stream *s)
 static enum stream_state drain_pipe(struct tunnel *t, struct stream *s)
 {
 	while (pipe_len(s->pipe) > 0) {
+		if (is_sink_broken(t, s))
+			return fail_sink(t, s);
 		size_t len = 0;
 		enum step step = s->is_up ? pipe_send_target(s->pipe, t->to.up, &len)
 					  : pipe_send_client(s->pipe, t->conn, &len);

@@ -10,7 +10,7 @@ from sp.client import Client
 from sp.conf import respond, to_upstream, upstream
 from sp.tcp import TcpServer, echo
 from sp.tunnel import KINDS, SHORT, Ends, black_hole
-from sp.wait import records, until
+from sp.wait import pause, records, until
 
 MIB = 1 << 20
 
@@ -276,6 +276,36 @@ def test_the_answer_of_a_target_that_takes_no_more_is_not_lost(t):
     assert ended.wait(20)
     ends.proxy.signal(signal.SIGCONT)
     assert c.recv_exact(13) == b"no more of it"
+    c.close()
+    all_ended(ends.proxy)
+    ends.proxy.wait_fds()
+
+
+def test_a_reset_behind_bytes_that_wait_is_no_clean_end(t):
+    """Bytes for the target that was reset, while the client has no room for what came before: nothing takes the reset along."""
+    ended = threading.Event()
+
+    def handler(peer):
+        greet(peer)
+        peer.sock.settimeout(0.5)
+        try:
+            while True:
+                peer.send(b"x" * 65536)
+        except TimeoutError:
+            peer.reset()
+            ended.set()
+    ends = Ends(t, handler)
+    c = greeted(ends, "tcp")
+    assert ended.wait(60)
+    for _ in range(5):
+        c.send(b"more")
+        pause(0.05)
+    try:
+        while c.sock.recv(1 << 20):
+            pass
+        assert False, "a clean end"
+    except ConnectionResetError:
+        pass
     c.close()
     all_ended(ends.proxy)
     ends.proxy.wait_fds()
