@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 #include "smartproxy/clock.h"
+#include "smartproxy/control.h"
 #include "smartproxy/tls_client.h"
 
 #define NAMES_WAIT_MS 1000
@@ -235,14 +236,13 @@ static void roll_back_config(struct transaction *t)
 }
 
 /* libcurl reads the file at each connection, long after somebody looks. */
-static enum err check_authority(struct transaction *t)
+enum err control_check_authority(const struct config *config, struct text *reterr)
 {
-	const char *ca_file = t->config->acme.ca_file;
+	const char *ca_file = config->acme.ca_file;
 	struct text why = { 0 };
 	enum err e = ca_file != NULL ? tls_authorities_check(ca_file, &why) : ERR_OK;
 	if (e != ERR_OK)
-		text_printf(&t->message, "acme.ca_file: %s",
-			    why.data != NULL ? why.data : err_text(e));
+		text_printf(reterr, "acme.ca_file: %s", why.len > 0 ? why.data : err_text(e));
 	text_fini(&why);
 	return e;
 }
@@ -253,7 +253,7 @@ static enum err build(struct transaction *t, struct generation **ret_generation)
 static enum err build(struct transaction *t, struct generation **ret_generation)
 {
 	struct control *control = t->control;
-	enum err e = check_authority(t);
+	enum err e = control_check_authority(t->config, &t->message);
 	if (e == ERR_OK)
 		e = upstreams_configure(control->upstreams, t->config);
 	if (e == ERR_OK)

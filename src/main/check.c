@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "smartproxy/assert.h"
 #include "smartproxy/config.h"
 #include "smartproxy/control.h"
 #include "smartproxy/route.h"
@@ -127,20 +128,21 @@ static bool check_route_files(const char *file, const struct config *config, siz
 static bool check_global(const char *file, const struct config *config) SP_ON_CONTROL;
 static bool check_global(const char *file, const struct config *config)
 {
-	struct text why = { 0 };
-	enum err e_account = control_check_account(config, &why);
-	if (e_account != ERR_OK)
-		(void)fprintf(stderr, "%s: %s\n", file,
-			      why.data != NULL ? why.data : err_text(e_account));
-	text_fini(&why);
-	enum err e = config->acme.ca_file != NULL
-			     ? tls_authorities_check(config->acme.ca_file, &why)
-			     : ERR_OK;
-	if (e != ERR_OK)
-		(void)fprintf(stderr, "%s: acme.ca_file: %s\n", file,
-			      why.len > 0 ? why.data : err_text(e));
-	text_fini(&why);
-	return e_account == ERR_OK && e == ERR_OK;
+	enum err (*const checks[])(const struct config *config, struct text *reterr) = {
+		control_check_account,
+		control_check_authority,
+	};
+	bool is_ok = true;
+	for (size_t i = 0; i < SP_ARRAY_LEN(checks); i++) {
+		struct text why = { 0 };
+		enum err e = checks[i](config, &why);
+		if (e != ERR_OK)
+			(void)fprintf(stderr, "%s: %s\n", file,
+				      why.len > 0 ? why.data : err_text(e));
+		is_ok = is_ok && e == ERR_OK;
+		text_fini(&why);
+	}
+	return is_ok;
 }
 
 int check_file(const char *file)
