@@ -77,14 +77,20 @@ static void free_conn(struct task *task)
 	free(SP_CONTAINER_OF(task, struct admin_conn, free_task));
 }
 
+/* Its body is not held any more. */
+static void release_body(struct admin_conn *conn)
+{
+	conn->admin->body_bytes -= conn->held_bytes;
+	conn->held_bytes = 0;
+}
+
 /* The request is not needed any more. */
 static void drop_input(struct admin_conn *conn)
 {
 	free(conn->in);
 	conn->in = NULL;
 	conn->in_len = conn->in_cap = 0;
-	conn->admin->body_bytes -= conn->held_bytes;
-	conn->held_bytes = 0;
+	release_body(conn);
 }
 
 static void close_conn(struct admin_conn *conn)
@@ -341,8 +347,7 @@ static void begin_next(struct admin_conn *conn)
 	if (left > 0) {
 		memmove(conn->in, conn->in + used, left);
 		conn->in_len = left;
-		conn->admin->body_bytes -= conn->held_bytes;
-		conn->held_bytes = 0;
+		release_body(conn);
 	} else {
 		drop_input(conn);
 	}

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "admin.h"
 #include "smartproxy/arena.h"
 #include "smartproxy/assert.h"
 #include "smartproxy/clock.h"
@@ -12,7 +13,7 @@
 
 #define ROOM      "control"
 #define QUEUE_MAX 1024
-#define JSON_MAX  ((size_t)256 << 20) /* of all that wait together; one that large is taken alone */
+#define JSON_MAX  ADMIN_BODIES_MAX /* of all that wait together; one that large is taken alone */
 
 struct update {
 	struct list link;
