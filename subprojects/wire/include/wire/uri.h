@@ -17,6 +17,6 @@ bool wire_host_normalise(const char *host, size_t len, char *dst, size_t *ret_le
 /* Normal form of a path for matching (never for forwarding): percent-encoded unreserved characters
  * decoded, other escapes upper-cased, "//" merged, "." and ".." removed. dst has room for len
  * bytes. false: a bad escape, an escaped NUL, ".." above the root, or a "." or ".." that is set off by an escaped slash or a
- * backslash, escaped or not: the path of "/a/..%2fb" is another one wherever that is decoded. Such slashes are
- * otherwise left as they are. Result starts with '/'. */
+ * backslash, escaped or not, or a ".." behind a segment that has such a slash: the paths of "/a/..%2fb" and "/a%2fb/../c"
+ * are other ones wherever that is decoded. Such slashes are otherwise left as they are. Result starts with '/'. */
 bool wire_path_normalise(const char *path, size_t len, char *dst, size_t *ret_len);
