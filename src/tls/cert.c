@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -183,16 +184,30 @@ static enum err check_key(const struct source *src, const STACK_OF(X509) * all,
 	return ERR_KEY_MISMATCH;
 }
 
+/* A context costs as much as reading a certificate: one for all checks, for as long as the process
+ * lives. NULL: no memory. */
+static SSL *new_trial(void)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static SSL_CTX *ctx;
+	(void)pthread_mutex_lock(&lock);
+	if (ctx == NULL)
+		ctx = SSL_CTX_new(TLS_server_method());
+	SSL *ssl = ctx == NULL ? NULL : SSL_new(ctx);
+	(void)pthread_mutex_unlock(&lock);
+	return ssl;
+}
+
 /* What a connection will do with them, tried now: a weak signature is an error of the configuration
  * then, not of each handshake. */
 static enum err check_use(const struct source *src, X509 *leaf, STACK_OF(X509) * chain,
 			  EVP_PKEY *pkey)
 {
-	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
-	if (ctx == NULL)
+	SSL *ssl = new_trial();
+	if (ssl == NULL)
 		return ERR_NOMEM;
-	bool is_ok = SSL_CTX_use_cert_and_key(ctx, leaf, pkey, chain, 1) == 1;
-	SSL_CTX_free(ctx);
+	bool is_ok = SSL_use_cert_and_key(ssl, leaf, pkey, chain, 1) == 1;
+	SSL_free(ssl);
 	if (is_ok)
 		return ERR_OK;
 	char why[128];

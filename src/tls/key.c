@@ -92,24 +92,6 @@ enum err tls_key_generate(enum tls_key_type type, struct tls_key **ret_key)
 	return pkey == NULL ? ERR_TLS : wrap_key(pkey, ret_key);
 }
 
-static int refuse_passphrase(char *dst, int cap, int is_writing, void *arg)
-{
-	(void)dst, (void)cap, (void)is_writing, (void)arg;
-	return -1;
-}
-
-EVP_PKEY *tls_pkey_from_pem(const char *pem, size_t len)
-{
-	if (len > INT_MAX)
-		return NULL;
-	BIO *bio = BIO_new_mem_buf(pem, (int)len);
-	if (bio == NULL)
-		return NULL;
-	EVP_PKEY *pkey = PEM_read_bio_PrivateKey(bio, NULL, refuse_passphrase, NULL);
-	BIO_free(bio);
-	return pkey;
-}
-
 enum err tls_key_from_pem(const char *pem, size_t len, struct tls_key **ret_key)
 {
 	ERR_clear_error();

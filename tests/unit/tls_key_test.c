@@ -85,6 +85,34 @@ START_TEST(bad_pem_is_refused)
 }
 END_TEST
 
+/* One decoder reads them all: nothing of a key, or of one that could not be read, is left for the next. */
+START_TEST(keys_are_read_one_after_another)
+{
+	static const enum tls_key_type order[] = { TLS_KEY_P256, TLS_KEY_RSA2048, TLS_KEY_P384,
+						   TLS_KEY_P256 };
+	for (size_t i = 0; i < SP_ARRAY_LEN(order); i++) {
+		struct tls_key *key = NULL, *again = NULL, *bad = NULL;
+		struct text pem = { 0 }, pem_again = { 0 };
+		text_printf(&pem, "-----BEGIN CERTIFICATE-----\nAAAA\n"
+				  "-----END CERTIFICATE-----\n");
+		size_t before_len = pem.len;
+		ck_assert_int_eq(tls_key_generate(order[i], &key), ERR_OK);
+		ck_assert_int_eq(tls_key_to_pem(key, &pem), ERR_OK);
+		ck_assert_int_eq(tls_key_from_pem(pem.data, pem.len, &again), ERR_OK);
+		ck_assert_int_eq(tls_key_to_pem(again, &pem_again), ERR_OK);
+		ck_assert_str_eq(pem.data + before_len, pem_again.data);
+		for (size_t k = 0; k < SP_ARRAY_LEN(bad_pems); k++)
+			ck_assert_int_eq(
+				tls_key_from_pem(bad_pems[k].pem, strlen(bad_pems[k].pem), &bad),
+				bad_pems[k].want);
+		text_fini(&pem);
+		text_fini(&pem_again);
+		tls_key_free(key);
+		tls_key_free(again);
+	}
+}
+END_TEST
+
 START_TEST(encrypted_key_is_refused_without_a_prompt)
 {
 	EVP_PKEY *pkey = EVP_EC_gen("P-256");
@@ -276,6 +304,7 @@ int main(void)
 	tcase_add_loop_test(tc, every_type_survives_pem, 0, SP_ARRAY_LEN(types));
 	tcase_add_test(tc, traditional_pem_is_read);
 	tcase_add_loop_test(tc, bad_pem_is_refused, 0, SP_ARRAY_LEN(bad_pems));
+	tcase_add_test(tc, keys_are_read_one_after_another);
 	tcase_add_test(tc, encrypted_key_is_refused_without_a_prompt);
 	tcase_add_test(tc, es256_verifies_with_the_exported_point);
 	tcase_add_test(tc, es256_wants_p256);
