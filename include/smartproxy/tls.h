@@ -39,16 +39,17 @@ struct tls_cert;
 /* chain: leaf first, PEM. ERR_KEY_MISMATCH, ERR_SYNTAX, ERR_TLS; *reterr_text (may be NULL) gets a sentence. */
 enum err tls_cert_from_pem(const char *chain, size_t chain_len, const char *key, size_t key_len,
 			   struct tls_cert **ret_cert, struct text *reterr_text) SP_MUST_USE;
-/* Warns in the log, naming the file, when the key is readable by others. ERR_NOENT, ERR_SYSTEM,
- * ERR_INVALID (not a regular file, above 1 MiB) and the ones above. */
-enum err tls_cert_from_files(const char *chain_file, const char *key_file,
+/* Warns in the log, naming the file, of a key that others can read. ERR_NOENT, ERR_SYSTEM, ERR_INVALID (not a regular
+ * file, above 1 MiB) and the ones above. current (may be NULL), what the caller has of these files, is returned itself,
+ * with a reference, if they hold the same bytes still: some microseconds; else about 0.2 ms. */
+enum err tls_cert_from_files(const char *chain_file, const char *key_file, struct tls_cert *current,
 			     struct tls_cert **ret_cert, struct text *reterr_text) SP_MUST_USE;
 /* The same; says what is wrong with each file or, when both can be read, with what they hold; else empty. */
 struct tls_files_error {
 	struct text chain, key, both;
 };
-enum err tls_cert_load(const char *chain_file, const char *key_file, struct tls_cert **ret_cert,
-		       struct tls_files_error *reterr) SP_MUST_USE;
+enum err tls_cert_load(const char *chain_file, const char *key_file, struct tls_cert *current,
+		       struct tls_cert **ret_cert, struct tls_files_error *reterr) SP_MUST_USE;
 void tls_files_error_fini(struct tls_files_error *error);
 /* Self-signed P-256, valid 7 days, marked as placeholder. */
 enum err tls_cert_self_signed(const char *const *names, size_t name_cnt, struct tls_cert **ret_cert)
@@ -73,11 +74,12 @@ enum err tls_slot_get(struct tls_slots *slots, const char *identity, struct tls_
 void tls_slot_hold(struct tls_slot *slot) SP_ON_CONTROL;
 void tls_slot_put(struct tls_slot *slot) SP_ON_CONTROL;
 const char *tls_slot_identity(const struct tls_slot *slot);
-/* Swaps cert in (taking the caller's reference) and retires the old one after a grace period. NULL
- * empties it. */
+/* Swaps cert in (taking the caller's reference), retires the old one after a grace period. NULL empties it. */
 void tls_slot_install(struct tls_slot *slot, struct tls_cert *cert) SP_ON_CONTROL;
 /* Control thread's view; NULL: empty. No reference is taken. */
-const struct tls_cert *tls_slot_current(const struct tls_slot *slot) SP_ON_CONTROL;
+struct tls_cert *tls_slot_current(const struct tls_slot *slot) SP_ON_CONTROL;
+/* A mark of the update under way, which has a certificate for this slot. Returns what it was; false at first. */
+bool tls_slot_mark(struct tls_slot *slot, bool is_marked) SP_ON_CONTROL;
 /* Worker, inside a read section: the certificate with a reference, or NULL. */
 struct tls_cert *tls_slot_cert_get(const struct tls_slot *slot) SP_RCU_READER;
 
@@ -92,16 +94,14 @@ enum err tls_worker_new(const struct tls_settings *settings, struct tls_worker *
 	SP_MUST_USE;
 void tls_worker_free(struct tls_worker *worker);
 
-/* Ticket keys: a ring of three (RFC 5077, 4), the newest encrypts, all decrypt; published by RCU.
- */
+/* Ticket keys: a ring of three (RFC 5077, 4), the newest encrypts, all decrypt; by RCU. */
 enum err tls_tickets_rotate(void) SP_ON_CONTROL SP_MUST_USE;
 
 /* ---- server connections ---- */
 struct tls_conn;
-/* fd stays the caller's. The connection counts cert up; the caller keeps and puts its own
- * reference. A worker thread registered with RCU (the ticket keys are read in a short section of
- * its own); resumption is bound to slot_hash (a session of one slot is never resumed under
- * another). */
+/* fd stays the caller's. The connection counts cert up; the caller keeps and puts its own reference. A worker thread
+ * registered with RCU (the ticket keys are read in a short section of its own); resumption is bound to slot_hash (a
+ * session of one slot is never resumed under another). */
 enum err tls_conn_new(struct tls_worker *worker, int fd, struct tls_cert *cert, uint64_t slot_hash,
 		      struct tls_conn **ret_conn) SP_NO_RCU SP_MUST_USE;
 uint64_t tls_slot_hash(const struct tls_slot *slot);

@@ -33,19 +33,18 @@ static enum err identify_auto(const struct config_route *route, struct text *ide
 }
 
 static enum err stage_files(struct routing *routing, const struct config_route *route,
+			    struct tls_slot *slot, struct text *reterr) SP_ON_CONTROL;
+static enum err stage_files(struct routing *routing, const struct config_route *route,
 			    struct tls_slot *slot, struct text *reterr)
 {
-	for (size_t i = 0; i < routing->staged_cnt; i++) {
-		if (routing->staged[i].slot == slot)
-			return ERR_OK;
-	}
+	if (tls_slot_mark(slot, true))
+		return ERR_OK;
 	struct text why = { 0 };
 	struct tls_cert *cert = NULL;
-	enum err e =
-		tls_cert_from_files(route->action.chain_file, route->action.key_file, &cert, &why);
-	if (e == ERR_OK)
-		routing->staged[routing->staged_cnt++] = (struct staged){ slot, cert };
-	else
+	enum err e = tls_cert_from_files(route->action.chain_file, route->action.key_file,
+					 tls_slot_current(slot), &cert, &why);
+	routing->staged[routing->staged_cnt++] = (struct staged){ slot, cert };
+	if (e != ERR_OK)
 		text_printf(reterr, "route \"%s\": action.tls.certificate: %s", route->name,
 			    why.data == NULL ? err_text(e) : why.data);
 	text_fini(&why);
@@ -152,18 +151,27 @@ static void put_groups(struct generations *gs, struct route_index *index)
 	}
 }
 
+static void drop_certificates(struct routing *routing) SP_ON_CONTROL;
+static void drop_certificates(struct routing *routing)
+{
+	for (size_t i = 0; i < routing->staged_cnt; i++) {
+		(void)tls_slot_mark(routing->staged[i].slot, false);
+		tls_cert_put(routing->staged[i].cert);
+	}
+	routing->staged_cnt = 0;
+}
+
 void routing_put(struct generations *gs, struct routing *routing)
 {
 	if (routing == NULL || --routing->ref_cnt > 0)
 		return;
 	put_groups(gs, routing->index);
 	route_index_free(routing->index);
+	drop_certificates(routing);
 	for (size_t i = 0; routing->slots != NULL && i < routing->config->route_cnt; i++) {
 		if (routing->slots[i] != NULL)
 			tls_slot_put(routing->slots[i]);
 	}
-	for (size_t i = 0; i < routing->staged_cnt; i++)
-		tls_cert_put(routing->staged[i].cert);
 	free(routing->staged);
 	free(routing->slots);
 	config_put(routing->config);
@@ -172,9 +180,14 @@ void routing_put(struct generations *gs, struct routing *routing)
 
 void routing_install_certificates(struct routing *routing)
 {
-	for (size_t i = 0; i < routing->staged_cnt; i++)
-		tls_slot_install(routing->staged[i].slot, routing->staged[i].cert);
-	routing->staged_cnt = 0;
+	for (size_t i = 0; i < routing->staged_cnt; i++) {
+		struct staged *staged = &routing->staged[i];
+		if (staged->cert == tls_slot_current(staged->slot))
+			continue;
+		tls_slot_install(staged->slot, staged->cert);
+		staged->cert = NULL;
+	}
+	drop_certificates(routing);
 }
 
 void routing_apply_groups(struct generations *gs, struct routing *routing)

@@ -53,7 +53,7 @@ static bool check_files(const struct place *place, const char *key, const char *
 	char path[64];
 	struct tls_cert *cert = NULL;
 	struct tls_files_error error = { 0 };
-	enum err e = tls_cert_load(chain_file, key_file, &cert, &error);
+	enum err e = tls_cert_load(chain_file, key_file, NULL, &cert, &error);
 	if (e == ERR_OK)
 		tls_cert_put(cert);
 	text_format(path, sizeof(path), "%s.chain_file", key);

@@ -9,6 +9,10 @@ struct tls_cert {
 	STACK_OF(X509) * chain; /* issuers, leaf's first; may be empty */
 	EVP_PKEY *pkey;
 	struct tls_cert_info info; /* written before the certificate is shared */
+	/* SHA-256 of the two files, if it came from files, else zeros */
+	struct tls_files_digest {
+		uint8_t chain[32], key[32];
+	} digest;
 	struct {
 		_Atomic uint32_t ref_cnt; /* held by: its slot, each connection, whoever asked; drop
 					     is acq_rel */

@@ -140,8 +140,8 @@ static enum err add_der(struct text *digest, X509 *x509)
 static enum err load_cert(const struct tls_client_settings *settings, struct parts *parts,
 			  struct text *reterr)
 {
-	enum err e =
-		tls_cert_from_files(settings->chain_file, settings->key_file, &parts->cert, reterr);
+	enum err e = tls_cert_from_files(settings->chain_file, settings->key_file, NULL,
+					 &parts->cert, reterr);
 	if (e == ERR_OK)
 		e = add_der(&parts->digest, parts->cert->leaf);
 	for (int i = 0; e == ERR_OK && i < sk_X509_num(parts->cert->chain); i++)

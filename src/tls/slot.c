@@ -15,6 +15,7 @@ struct tls_slot {
 	struct tls_slots *owner;
 	struct tls_slot *next; /* of its bucket */
 	size_t ref_cnt;        /* held by: generations, the acme manager */
+	bool is_marked;
 	struct rcu_head rcu;
 	char identity[];
 };
@@ -152,9 +153,16 @@ void tls_slot_install(struct tls_slot *slot, struct tls_cert *cert)
 		tls_cert_retire(old);
 }
 
-const struct tls_cert *tls_slot_current(const struct tls_slot *slot)
+struct tls_cert *tls_slot_current(const struct tls_slot *slot)
 {
 	return sp_rcu_load(&slot->cert);
+}
+
+bool tls_slot_mark(struct tls_slot *slot, bool is_marked)
+{
+	bool was_marked = slot->is_marked;
+	slot->is_marked = is_marked;
+	return was_marked;
 }
 
 /* The slot's own reference is dropped a grace period after the swap, so the count is not 0 while a

@@ -400,7 +400,7 @@ START_TEST(files_are_loaded_and_warned_of)
 	write_file(chain_file, &chain, 0644);
 	write_file(key_file, &key, files[_i].mode);
 	int saved = log_to_file(log_file);
-	enum err e = tls_cert_from_files(chain_file, key_file, &cert, &why);
+	enum err e = tls_cert_from_files(chain_file, key_file, NULL, &cert, &why);
 	read_log(saved, log, sizeof(log));
 	ck_assert_int_eq(e, ERR_OK);
 	ck_assert_ptr_null(why.data);
@@ -413,6 +413,73 @@ START_TEST(files_are_loaded_and_warned_of)
 	unlink(chain_file);
 	unlink(key_file);
 	unlink(log_file);
+	rmdir(dir);
+	text_fini(&chain);
+	text_fini(&key);
+	made_fini(&made);
+	finish();
+}
+END_TEST
+
+/* Loads the two files beside what the slot has; the slot gets what was loaded. */
+static struct tls_cert *load_into(struct tls_slot *slot, const char *chain_file,
+				  const char *key_file) SP_ON_CONTROL;
+static struct tls_cert *load_into(struct tls_slot *slot, const char *chain_file,
+				  const char *key_file)
+{
+	struct tls_cert *cert = NULL;
+	ck_assert_int_eq(
+		tls_cert_from_files(chain_file, key_file, tls_slot_current(slot), &cert, NULL),
+		ERR_OK);
+	if (cert == tls_slot_current(slot))
+		tls_cert_put(cert);
+	else
+		tls_slot_install(slot, cert);
+	return cert;
+}
+
+START_TEST(files_with_the_same_bytes_are_the_same_certificate)
+{
+	start();
+	sp_role_assume_control();
+	char dir[] = "/tmp/tls_test.XXXXXX", chain_file[64], key_file[64];
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	(void)text_format(chain_file, sizeof(chain_file), "%s/c.pem", dir);
+	(void)text_format(key_file, sizeof(key_file), "%s/k.pem", dir);
+	struct made made = make_cert(EVP_EC_gen("P-256"), "a", "DNS:a.example", NULL, 90);
+	struct text chain = { 0 }, key = { 0 };
+	struct tls_slots *slots = NULL;
+	struct tls_slot *slot = NULL;
+	add_pem(&chain, &made, false);
+	add_pem(&key, &made, true);
+	write_file(chain_file, &chain, 0644);
+	write_file(key_file, &key, 0600);
+	ck_assert_int_eq(tls_slots_new(&slots), ERR_OK);
+	ck_assert_int_eq(tls_slot_get(slots, "a", &slot), ERR_OK);
+	struct tls_cert *first = load_into(slot, chain_file, key_file);
+	ck_assert_ptr_eq(load_into(slot, chain_file, key_file), first);
+	text_printf(&key, "\n"); /* the same key, in another file */
+	write_file(key_file, &key, 0600);
+	tls_cert_get(first); /* its address is not used again */
+	struct tls_cert *second = load_into(slot, chain_file, key_file);
+	ck_assert_ptr_ne(second, first);
+	tls_cert_put(first);
+	text_printf(&chain, "\n");
+	write_file(chain_file, &chain, 0644);
+	tls_cert_get(second);
+	ck_assert_ptr_ne(load_into(slot, chain_file, key_file), second);
+	tls_cert_put(second);
+	/* One that did not come from files is none of theirs. */
+	static const char *const names[] = { "a.example" };
+	struct tls_cert *placeholder = NULL;
+	ck_assert_int_eq(tls_cert_self_signed(names, 1, &placeholder), ERR_OK);
+	tls_slot_install(slot, placeholder);
+	ck_assert(!tls_cert_info(load_into(slot, chain_file, key_file))->is_placeholder);
+	tls_slot_put(slot);
+	tls_slots_free(slots);
+	sp_rcu_drain();
+	unlink(chain_file);
+	unlink(key_file);
 	rmdir(dir);
 	text_fini(&chain);
 	text_fini(&key);
@@ -437,7 +504,7 @@ START_TEST(bad_file_is_explained)
 	start();
 	struct text why = { 0 };
 	struct tls_cert *cert = NULL;
-	enum err e = tls_cert_from_files(bad_files[_i].file, bad_files[_i].file, &cert, &why);
+	enum err e = tls_cert_from_files(bad_files[_i].file, bad_files[_i].file, NULL, &cert, &why);
 	ck_assert_int_eq(e, bad_files[_i].want);
 	ck_assert_ptr_nonnull(strstr(why.data, bad_files[_i].sentence));
 	text_fini(&why);
@@ -457,6 +524,7 @@ static TCase *cert_tests(void)
 	tcase_add_loop_test(tc, names_match, 0, SP_ARRAY_LEN(matches));
 	tcase_add_loop_test(tc, bad_chain_is_explained, 0, SP_ARRAY_LEN(loads));
 	tcase_add_loop_test(tc, files_are_loaded_and_warned_of, 0, SP_ARRAY_LEN(files));
+	tcase_add_test(tc, files_with_the_same_bytes_are_the_same_certificate);
 	tcase_add_loop_test(tc, bad_file_is_explained, 0, SP_ARRAY_LEN(bad_files));
 	return tc;
 }
