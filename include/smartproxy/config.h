@@ -142,7 +142,9 @@ struct config_listener {
 	const char *address;        /* NULL: those without an address of their own */
 	const char *const *trusted; /* proxy_protocol.trusted: CIDRs whose PROXY header is believed,
 				       and demanded */
-	size_t trusted_cnt;
+	size_t trusted_cnt;         /* 0: no proxy_protocol */
+	bool wants_defer;           /* defer_accept; raw TCP ports never are */
+	bool has_raw_port;          /* an enabled route has one of the ports for raw TCP */
 	unsigned line;
 };
 

@@ -32,7 +32,8 @@ struct listener_set {
 	struct addr addr; /* "::" as wildcard takes IPv4 as well (IPV6_V6ONLY off) */
 	unsigned socket_cnt;
 	int *fds;
-	uint64_t id; /* never used twice in a process */
+	bool is_deferred; /* listeners_defer */
+	uint64_t id;      /* never used twice in a process */
 	int64_t opened_unix_s;
 	void *owner_data; /* the control room's: which workers hold it */
 };
@@ -88,11 +89,19 @@ uint64_t listeners_bind_cnt(const struct listeners *ls);
 /* Who listens on this address and port now, by sock_diag and /proc. ERR_NOENT: nobody. */
 enum err port_find_holder(const struct addr *addr, struct port_error *ret_holder) SP_MUST_USE;
 
-/* Before sets are let go: from now on the kernel drops first SYNs to their sockets, as if they were
- * lost on the way, so that a client that comes later is refused by the closed port when it repeats,
- * instead of being reset after it was let in. Handshakes under way and what is queued go on. Waits
- * 10 ms for the last of those. A kernel that refuses the filter costs the connections of some
- * microseconds, no more. */
+/* Connections are accepted with their first bytes (TCP_DEFER_ACCEPT), or, as those of a new set, at
+ * the end of their handshake. Who has sent nothing is accepted about 1 s after it; until then the
+ * kernel has no more than a request in the SYN queue. Not for ports where the server may speak
+ * first. Switches the live sockets, when it differs from before; who is waited for already stays
+ * so until its bytes or its second come. A kernel that refuses it costs some turns of a loop. */
+void listeners_defer(struct listener_set *set, bool is_wanted) SP_ON_CONTROL;
+
+/* Before sets are let go: connections are no longer deferred, and from now on the kernel drops first
+ * SYNs to their sockets, as if they were lost on the way, so that a client that comes later is
+ * refused by the closed port when it repeats, instead of being reset after it was let in. Handshakes
+ * under way and what is queued go on. Waits 10 ms for the last of those; who has sent nothing by
+ * then, and was deferred, gets a reset when it does. A kernel that refuses the filter costs the
+ * connections of some microseconds, no more. */
 void listeners_hush(struct listener_set *const *sets, size_t cnt) SP_ON_CONTROL;
 /* A set that stays after all takes SYNs again. Harmless on one that was never hushed. */
 void listeners_unhush(struct listener_set *set) SP_ON_CONTROL;

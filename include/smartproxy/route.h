@@ -73,6 +73,9 @@ enum route_listener {
 	ROUTE_LISTENER_TLS, /* a ClientHello: terminated or passed through */
 };
 enum route_listener route_listener_kind(const struct route_index *index, const struct addr *listen);
+/* May its connections be accepted with their first bytes only? Not where a server may speak first, nor where
+ * "listeners" of the configuration says otherwise. A listener of no route (the challenges') is one of HTTP. */
+bool route_listener_is_deferred(const struct route_index *index, const struct addr *listen);
 /* Does this listener take PROXY headers ("listeners" of the configuration names its port), and does it believe
  * this peer's? */
 enum route_trust { ROUTE_TRUST_OFF, ROUTE_TRUST_PEER, ROUTE_TRUST_NOT };

@@ -51,6 +51,9 @@ enum err check_listener(struct loader *l, const struct value *group, void *data)
 			l, trusted, "proxy_protocol.trusted",
 			"one address or block at least: nobody else's PROXY header is believed, "
 			"and a listener that trusts nobody could serve nobody; to take no PROXY "
-			"headers leave the listener out");
+			"headers leave proxy_protocol out");
+	if (!proxy && !value_member(group, "defer_accept"))
+		load_problem(l, group, "proxy_protocol",
+			     "is missing: without it and defer_accept a listener says nothing");
 	return ERR_OK;
 }

@@ -185,14 +185,30 @@ static const struct key_group group_listener_proxy = {
 	GROUP("listeners[].proxy_protocol", listener_proxy_keys),
 };
 
+static bool has_defer(const void *data)
+{
+	const struct config_listener *listener = data;
+	return !listener->wants_defer || !listener->has_raw_port;
+}
+
+static bool has_trusted(const void *data)
+{
+	const struct config_listener *listener = data;
+	return listener->trusted_cnt > 0;
+}
+
 static const struct key listener_keys[] = {
 	{ KEY("listeners[].", "ports"), IN_LISTENER(ports), CNT(config_listener, port_cnt),
 	  .type = KEY_PORTS, .flags = KEY_REQUIRED, .min = 1, .max = 65535,
 	  .help = "ports that it is about: numbers and ranges \"8000-8010\"" },
 	{ KEY("listeners[].", "address"), IN_LISTENER(address), .type = KEY_STRING, .rule = rule_ip,
 	  .help = "match.address of the routes that it is about; without: those that have none" },
-	{ KEY("listeners[].", "proxy_protocol"), .type = KEY_GROUP, .flags = KEY_REQUIRED,
-	  .group = &group_listener_proxy, .help = "PROXY headers that come in" },
+	{ KEY("listeners[].", "defer_accept"), IN_LISTENER(wants_defer), .type = KEY_BOOL,
+	  .default_text = "true", .is_worth = has_defer,
+	  .help = "a connection is taken with its first bytes, or after a second; raw TCP: never" },
+	{ KEY("listeners[].", "proxy_protocol"), .type = KEY_GROUP, .flags = KEY_OPTIONAL,
+	  .group = &group_listener_proxy, .is_worth = has_trusted,
+	  .help = "PROXY headers that come in" },
 };
 static const struct key_group group_listener = { GROUP("listeners[]", listener_keys),
 						 .bytes = sizeof(struct config_listener),

@@ -163,10 +163,11 @@ json_t *report_listeners(const struct control *control)
 		const struct listener_set *set = listeners_at(control->listeners, i);
 		char ip[ADDR_TEXT_MAX];
 		(void)json_array_append_new(
-			list, json_pack("{s:s, s:i, s:i, s:o, s:o}", "address",
+			list, json_pack("{s:s, s:i, s:i, s:b, s:o, s:o}", "address",
 					addr_format_ip(ip, sizeof(ip), &set->addr), "port",
 					(int)addr_port(&set->addr), "sockets", (int)set->socket_cnt,
-					"opened", report_time(set->opened_unix_s), "for",
+					"defer_accept", set->is_deferred, "opened",
+					report_time(set->opened_unix_s), "for",
 					reasons_json(control, &set->addr)));
 	}
 	return json_pack("{s:o}", "listeners", list);

@@ -4,7 +4,9 @@
  *   open     bind and listen on what is new                        may fail, nothing is visible
  *   leave    ports no longer wanted get no new connections, what   may fail, then they are taken again
  *            their queues hold is accepted, workers let go
+ *   prompt   ports that are not deferred from now on (raw TCP)     cannot fail
  *   publish  swap and one grace period                             cannot fail
+ *   defer    ports where clients speak first                       cannot fail
  *   wish     the acme manager learns what is wanted now            cannot fail
  *   adopt    workers take the new sockets                          from here on a failure rolls back
  *   close    what was left is closed and verified
@@ -58,6 +60,20 @@ static enum err fail_port(struct transaction *t, enum err e)
 /* A set's owner_data: NULL: open, not yet with the workers. */
 static char held; /* the workers have it */
 static char left; /* they have let go: to be closed */
+
+/* Sockets whose connections wait for their first bytes are where a generation says so, never where it has
+ * raw TCP: so off goes before it is seen, on after. */
+static void set_deferral(struct control *control, const struct generation *g, bool is_wanted)
+	SP_ON_CONTROL;
+static void set_deferral(struct control *control, const struct generation *g, bool is_wanted)
+{
+	for (size_t i = 0; i < listeners_cnt(control->listeners); i++) {
+		struct listener_set *set = listeners_at(control->listeners, i);
+		if (set->owner_data != &left &&
+		    route_listener_is_deferred(g->routes, &set->addr) == is_wanted)
+			listeners_defer(set, is_wanted);
+	}
+}
 
 enum err transaction_adopt_all(struct control *control)
 {
@@ -165,9 +181,11 @@ static enum err install(struct transaction *t, struct install *in)
 		generation_discard(control->generations, in->next);
 		return e;
 	}
+	set_deferral(control, in->next, false);
 	generation_publish(control->generations, in->next);
 	in->is_published = true;
 	commit(control, change);
+	set_deferral(control, in->next, true);
 	if (control->workers == NULL) /* the start: nobody accepts yet */
 		return ERR_OK;
 	if (in->has_wishes)
@@ -187,6 +205,7 @@ void transaction_mend(struct control *control)
 	struct transaction t = { .control = control };
 	if (!control->needs_mending)
 		return;
+	set_deferral(control, generation_latest(control->generations), true);
 	enum err e = transaction_adopt_all(control);
 	if (e == ERR_OK)
 		e = close_left(&t);

@@ -27,6 +27,7 @@ void listeners_hush(struct listener_set *const *sets, size_t cnt)
 	const struct sock_fprog program = { .len = SP_ARRAY_LEN(code), .filter = code };
 	/* A kernel that refuses the filter costs the connections of some microseconds, no more. */
 	for (size_t i = 0; i < cnt; i++) {
+		listeners_defer(sets[i], false);
 		for (unsigned k = 0; k < sets[i]->socket_cnt; k++)
 			(void)setsockopt(sets[i]->fds[k], SOL_SOCKET, SO_ATTACH_FILTER, &program,
 					 sizeof(program));

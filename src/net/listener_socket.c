@@ -13,6 +13,7 @@
 #include "smartproxy/fault.h"
 #include "sock_diag.h"
 
+#define DEFER_S            1
 #define BIND_TRIES_MAX     3
 #define BIND_RETRY_MS      5
 #define CLOSE_DEADLINE_MS  1000
@@ -215,6 +216,17 @@ enum err held_set_bind(struct held_set *held, bool is_shared, uint64_t *bind_cnt
 	if (e != ERR_OK)
 		close_sockets(held);
 	return e;
+}
+
+void listeners_defer(struct listener_set *set, bool is_wanted)
+{
+	if (set->is_deferred == is_wanted)
+		return;
+	bool is_deferred = false; /* one of them at least */
+	for (unsigned i = 0; i < set->socket_cnt; i++)
+		is_deferred |= set_option(set->fds[i], IPPROTO_TCP, TCP_DEFER_ACCEPT,
+					  is_wanted ? DEFER_S : 0) == is_wanted;
+	set->is_deferred = is_deferred;
 }
 
 enum err held_set_listen(struct held_set *held, int backlog, struct port_error *reterr)

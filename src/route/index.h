@@ -38,8 +38,9 @@ struct bucket { /* one (port, host pattern); what an HTTP request needs comes fi
 	const char *name;
 	uint16_t name_len, port;
 	uint8_t kind;
-	uint8_t listener;    /* PATTERN_LISTENER: enum route_listener */
-	uint32_t root;       /* node */
+	uint8_t listener; /* PATTERN_LISTENER: enum route_listener */
+	bool is_prompt; /* PATTERN_LISTENER: its connections are accepted before their first byte */
+	uint32_t root;  /* node */
 	struct hit_list any; /* HTTP routes without a path */
 	/* A host pattern: all routes that count before HTTP. PATTERN_PORT: the TCP routes of the port. */
 	struct hit_list l4;

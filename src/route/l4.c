@@ -33,6 +33,12 @@ enum route_listener route_listener_kind(const struct route_index *index, const s
 	return kind_of(find_listener(index, listen));
 }
 
+bool route_listener_is_deferred(const struct route_index *index, const struct addr *listen)
+{
+	const struct bucket *bucket = find_listener(index, listen);
+	return kind_of(bucket) != ROUTE_LISTENER_TCP && (bucket == NULL || !bucket->is_prompt);
+}
+
 struct route_listening route_listener_ask(const struct route_index *index,
 					  const struct addr *listen, const struct addr *peer)
 {

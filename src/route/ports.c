@@ -106,11 +106,12 @@ static enum err compile_trusted(struct route_index *index, const struct config_l
 }
 
 /* Ports of an entry that no route listens on stay without effect. */
-static enum err add_trust(struct route_index *index, const struct config_listener *listener)
+static enum err add_listener(struct route_index *index, const struct config_listener *listener)
 {
 	struct cidr *trusted = NULL;
 	struct addr addr;
-	enum err e = compile_trusted(index, listener, &trusted);
+	enum err e =
+		listener->trusted_cnt > 0 ? compile_trusted(index, listener, &trusted) : ERR_OK;
 	if (e == ERR_OK)
 		e = addr_parse(listener->address == NULL ? "::" : listener->address, 0, &addr);
 	if (e != ERR_OK)
@@ -124,6 +125,7 @@ static enum err add_trust(struct route_index *index, const struct config_listene
 								  PATTERN_LISTENER, bytes, len);
 			if (bucket == NULL)
 				continue;
+			bucket->is_prompt = !listener->wants_defer;
 			bucket->trusted = trusted;
 			bucket->trusted_cnt = (uint32_t)listener->trusted_cnt;
 		}
@@ -135,6 +137,6 @@ enum err index_collect_ports(struct route_index *index, const struct config *con
 {
 	enum err e = collect_listeners(index);
 	for (size_t i = 0; e == ERR_OK && i < config->listener_cnt; i++)
-		e = add_trust(index, &config->listeners[i]);
+		e = add_listener(index, &config->listeners[i]);
 	return e;
 }

@@ -311,6 +311,7 @@ def test_a_stop_waits_for_an_answer_under_way_and_no_longer(t):
         assert c.head().header("connection") is None
         if is_followed:
             c.request(target="/next")
+        until(lambda p=p: p.metric("smartproxy_connections_open") == 2, 10, "the idle one is accepted")
         p.signal(signal.SIGTERM)
         assert idle.wait_closed() == b""  # the worker knows
         gate.set()

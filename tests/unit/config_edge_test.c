@@ -101,6 +101,15 @@ static const struct bad bads[] = {
 	  2, "listeners[1].ports", "port 443 is in listeners[0] (line 1) already" },
 	{ LISTENERS("{ ports = ( 80, \"79-81\" ); " TRUSTED " }"), 1, "listeners[0].ports",
 	  "port 80 is in listeners[0]" },
+	{ LISTENERS("{ ports = [ 443 ]; defer_accept = \"yes\"; }"), 1, "listeners[0].defer_accept",
+	  "true or false" },
+	{ RAW("", "") "\nlisteners = ( { ports = ( 80, \"400-500\" ); defer_accept = true; } );", 2,
+	  "listeners[0].defer_accept", "port 443 is raw TCP for route \"a\" (line 1)" },
+	{ RAW("address = \"192.0.2.1\";",
+	      "") "\nlisteners = ( { ports = [ \"400-442\" ]; defer_accept "
+		  "= true; },\n{ ports = [ 443 ]; address = \"192.0.2.1\"; "
+		  "defer_accept = true; } );",
+	  3, "listeners[1].defer_accept", "its connections are accepted at once" },
 	/* upstreams */
 	{ NO_ROUTES "upstreams = ( { " TARGET " } );", 1, "upstreams[0].name", "is missing" },
 	{ NO_ROUTES "upstreams = ( { name = \"a b\"; " TARGET " } );", 1, "upstreams[0].name",
@@ -409,7 +418,46 @@ static const char *const goods[] = {
 	/* acme.port matters for "auto" alone. */
 	"acme = { port = 90; }; routes = ( " RAW_NAMED("a", "ports = [ 90 ];") " );",
 	NO_ROUTES "limits = { connection_rate_per_ip = 5; connection_burst_per_ip = 1; };",
+	/* Raw TCP ports are not deferred: nothing is said of it, or that. */
+	RAW("", "") "listeners = ( { ports = [ 443 ]; " TRUSTED " } );",
+	RAW("", "") "listeners = ( { ports = [ 443 ]; defer_accept = false; } );",
+	RAW("address = \"127.0.0.1\";",
+	    "") "listeners = ( { ports = [ 443 ]; defer_accept = true; } );",
+	PASSED("", "") "listeners = ( { ports = [ \"1-500\" ]; defer_accept = true; } );",
+	NO_ROUTES "listeners = ( { ports = [ 80 ]; defer_accept = false; " TRUSTED " } );",
 };
+
+static bool prints(const struct config *c, const char *line)
+{
+	struct text text = { 0 };
+	config_print(c, &text);
+	bool is_there = strstr(text.data, line) != NULL;
+	text_fini(&text);
+	return is_there;
+}
+
+/* Routes that come later change which listeners have raw TCP ports. */
+START_TEST(deferral_is_printed_where_it_is_a_choice)
+{
+	static const char web[] =
+		"[{\"name\":\"r\",\"match\":{\"ports\":[443]},\"action\":{\"type\":"
+		"\"block\"}}]";
+	struct config *raw =
+		load_good(RAW("", "") "listeners = ( { ports = [ 443 ]; " TRUSTED " } );");
+	struct config *c = NULL;
+	struct config_problems problems = { 0 };
+	ck_assert(raw->listeners[0].wants_defer && raw->listeners[0].has_raw_port);
+	ck_assert(!prints(raw, "defer_accept"));
+	ck_assert_int_eq(config_with_routes(raw, web, strlen(web), &c, &problems), ERR_OK);
+	ck_assert(!c->listeners[0].has_raw_port && raw->listeners[0].has_raw_port);
+	ck_assert(prints(c, "defer_accept = true;"));
+	put(c);
+	put(raw);
+	c = load_good("listeners = ( { ports = [ 80 ]; defer_accept = false; } );");
+	ck_assert(prints(c, "defer_accept = false;") && !prints(c, "proxy_protocol"));
+	put(c);
+}
+END_TEST
 
 START_TEST(good_rows)
 {
@@ -447,6 +495,7 @@ int main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, one_finding, 0, SP_ARRAY_LEN(bads));
 	tcase_add_loop_test(tc, good_rows, 0, SP_ARRAY_LEN(goods));
+	tcase_add_test(tc, deferral_is_printed_where_it_is_a_choice);
 	tcase_add_test(tc, findings_are_all_reported);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);

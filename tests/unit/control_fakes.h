@@ -48,9 +48,10 @@ enum err workers_adopt(struct workers *ws, struct listener_set *set, int64_t tim
 enum err workers_release(struct workers *ws, struct listener_set *const *sets, size_t cnt,
 			 int64_t time_ms)
 {
-	(void)ws, (void)sets, (void)time_ms;
+	(void)ws, (void)time_ms;
 	if (cnt == 0)
 		return ERR_OK;
+	listeners_hush(sets, cnt);
 	if (!take_failure(&release_passes) && take_failure(&release_failures))
 		return ERR_TIMEOUT;
 	release_cnt++;

@@ -383,7 +383,10 @@ START_TEST(listeners_distinct)
 			.action = { .type = CONFIG_BLOCK,
 				    .tls_mode = i == 1 ? CONFIG_TLS_TERMINATE : CONFIG_TLS_NONE }
 		};
+	const struct config_listener prompt = { .ports = ports, .port_cnt = 1 };
 	struct config config = { .routes = routes, .route_cnt = 3 };
+	config.listeners = &prompt;
+	config.listener_cnt = 1;
 	struct route_index *index = build(&config, NULL);
 	size_t cnt = 0;
 	const struct addr *listeners = route_index_listeners(index, &cnt);
@@ -392,6 +395,8 @@ START_TEST(listeners_distinct)
 		bool is_local = listeners[i].sa.sa_family == AF_INET;
 		ck_assert((route_listener_kind(index, &listeners[i]) == ROUTE_LISTENER_TLS) ==
 			  is_local);
+		ck_assert(route_listener_is_deferred(index, &listeners[i]) ==
+			  (is_local || addr_port(&listeners[i]) > 8003));
 		for (size_t k = 0; k < i; k++)
 			ck_assert(!addr_is_equal(&listeners[i], &listeners[k]));
 	}
@@ -579,6 +584,7 @@ START_TEST(raw_tcp_and_trust)
 	ck_assert_int_eq(route_listener_ask(index, &listen, &v6).trust, ROUTE_TRUST_PEER);
 	ck_assert_int_eq(route_listener_ask(index, &listen, &far).trust, ROUTE_TRUST_NOT);
 	ck_assert_int_eq(route_listener_ask(index, &web, &mapped).trust, ROUTE_TRUST_OFF);
+	ck_assert(!route_listener_is_deferred(index, &listen));
 	struct route_l4 want = { .listen = &listen, .client = &local };
 	const struct route *route = NULL;
 	ck_assert_int_eq(route_find_l4(index, &want, &route), ROUTE_L4_TUNNEL);
