@@ -79,10 +79,11 @@ bool route_listener_is_deferred(const struct route_index *index, const struct ad
 /* Does this listener take PROXY headers ("listeners" of the configuration names its port), and does it believe
  * this peer's? */
 enum route_trust { ROUTE_TRUST_OFF, ROUTE_TRUST_PEER, ROUTE_TRUST_NOT };
-/* Both, for one lookup. */
+/* All, for one lookup. */
 struct route_listening {
 	enum route_listener kind;
 	enum route_trust trust;
+	bool is_deferred;
 };
 struct route_listening route_listener_ask(const struct route_index *index,
 					  const struct addr *listen, const struct addr *peer);

@@ -118,6 +118,10 @@ void conn_accept(struct worker *w, int fd, const struct addr *client, const stru
 	} else {
 		(void)begin(conn, says.kind);
 	}
+	if (says.is_deferred) { /* its first bytes are there already */
+		conn->is_readable = true;
+		conn_run(conn);
+	}
 }
 
 bool conn_begin(struct conn *conn)

@@ -33,17 +33,23 @@ enum route_listener route_listener_kind(const struct route_index *index, const s
 	return kind_of(find_listener(index, listen));
 }
 
+static bool is_deferred(const struct bucket *bucket)
+{
+	return kind_of(bucket) != ROUTE_LISTENER_TCP && (bucket == NULL || !bucket->is_prompt);
+}
+
 bool route_listener_is_deferred(const struct route_index *index, const struct addr *listen)
 {
-	const struct bucket *bucket = find_listener(index, listen);
-	return kind_of(bucket) != ROUTE_LISTENER_TCP && (bucket == NULL || !bucket->is_prompt);
+	return is_deferred(find_listener(index, listen));
 }
 
 struct route_listening route_listener_ask(const struct route_index *index,
 					  const struct addr *listen, const struct addr *peer)
 {
 	const struct bucket *bucket = find_listener(index, listen);
-	return (struct route_listening){ .kind = kind_of(bucket), .trust = trust_in(bucket, peer) };
+	return (struct route_listening){ .kind = kind_of(bucket),
+					 .trust = trust_in(bucket, peer),
+					 .is_deferred = is_deferred(bucket) };
 }
 
 static bool alpn_fits(const struct config_match *match, const struct wire_hello *hello)
