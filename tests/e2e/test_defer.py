@@ -67,7 +67,8 @@ def test_who_speaks_first(t):
     for port in (http, prompt):
         assert t.connect(port).get("/").status == 200
     assert t.connect(tls, tls=tls_context(verify=False), server_name="a.test").get("/", "a.test").status == 200
-    assert t.connect(passed, tls=tls_context(verify=False), server_name="a.test").send(b"x").sock.recv(1) == b"x"
+    with Client(passed, tls=tls_context(verify=False), server_name="a.test") as c:
+        assert c.send(b"x").sock.recv(1) == b"x"
 
 
 def test_each_workers_socket_is_deferred(t):
