@@ -10,8 +10,9 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Multiples of what a record of TLS holds (RFC 8446, 5.1): a full buffer leaves with no short record behind. */
 #define BUF_BYTES       16384
-#define BUF_LARGE_BYTES (72 * 1024)
+#define BUF_LARGE_BYTES (80 * 1024)
 
 struct buf_pool {
 	void *free_list[2];
@@ -21,7 +22,7 @@ struct buf_pool {
 };
 #define BUF_POOL_KEEP       512
 #define BUF_POOL_KEEP_LARGE 64
-/* So many buf_reserve_large lends: slow receivers hold no more than these, 18 MiB. */
+/* So many buf_reserve_large lends: slow receivers hold no more than these, 20 MiB. */
 #define BUF_LARGE_LENT_MAX 256
 
 struct buf {

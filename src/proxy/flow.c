@@ -6,10 +6,11 @@
 #include "smartproxy/text.h"
 
 #define CHUNK_HEAD_BYTES 6 /* four hex digits, CRLF: leading zeros are allowed (RFC 9112, 7.1) */
-#define CHUNK_MAX        0xffff
 #define TAIL_BYTES       7 /* CRLF after the data, "0" CRLF CRLF */
 #define TRAILERS_MAX     BUF_BYTES
 #define SPLICE_MIN       (64 << 10) /* of a body still to come */
+/* Framed, four full records of TLS. */
+#define CHUNK_MAX (4 * BUF_BYTES - CHUNK_HEAD_BYTES - 2)
 
 static const char hex_digits[] = "0123456789abcdef";
 
@@ -355,8 +356,9 @@ static enum step read_chunked(struct exchange *x, const struct body_reader *read
 		if (!buf_reserve_large(reader->in, &x->worker->bufs) &&
 		    !buf_grow(reader->in, &x->worker->bufs))
 			return STEP_FAIL;
-		size_t len = 0;
-		step = reader->recv(x, buf_tail(reader->in), buf_space(reader->in), &len);
+		/* No more than goes on at once: the rest would be a short write of its own. */
+		size_t len = 0, room = buf_space(reader->in) < cap ? buf_space(reader->in) : cap;
+		step = reader->recv(x, buf_tail(reader->in), room, &len);
 		if (step != STEP_DONE) {
 			buf_release_if_empty(reader->in, &x->worker->bufs);
 			return step == STEP_EOF ? STEP_FAIL : step;
