@@ -158,7 +158,7 @@ enum err tls_conn_connect(const struct tls_connect *connect, struct tls_conn **r
 	return ERR_OK;
 }
 
-bool tls_conn_explain_verify(struct tls_conn *conn)
+bool tls_conn_explain_verify(struct tls_conn *conn, char *dst)
 {
 	long result = SSL_get_verify_result(conn->ssl);
 	if (!conn->is_client || result == X509_V_OK ||
@@ -166,11 +166,10 @@ bool tls_conn_explain_verify(struct tls_conn *conn)
 		return false;
 	conn->has_verify_failed = true;
 	if (result == X509_V_ERR_HOSTNAME_MISMATCH || result == X509_V_ERR_IP_ADDRESS_MISMATCH)
-		text_format(conn->error_text, sizeof(conn->error_text),
-			    "hostname mismatch: asked for %s", conn->name);
+		text_format(dst, TLS_WHY_BYTES, "hostname mismatch: asked for %s", conn->name);
 	else
-		text_format(conn->error_text, sizeof(conn->error_text),
-			    "certificate verify failed: %s", X509_verify_cert_error_string(result));
+		text_format(dst, TLS_WHY_BYTES, "certificate verify failed: %s",
+			    X509_verify_cert_error_string(result));
 	ERR_clear_error();
 	return true;
 }

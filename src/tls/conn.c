@@ -197,6 +197,7 @@ void tls_conn_free(struct tls_conn *conn)
 	tls_cert_put(conn->cert);
 	free(conn->name);
 	free(conn->fed);
+	free(conn->error_text);
 	free(conn);
 }
 
@@ -269,11 +270,20 @@ static enum step fail(struct tls_conn *conn, const char *why)
 	return STEP_FAIL;
 }
 
+/* Few connections fail: none holds room for words before it does. */
+static enum step fail_with(struct tls_conn *conn, const char *why)
+{
+	free(conn->error_text);
+	conn->error_text = strdup(why);
+	return fail(conn, conn->error_text == NULL ? "out of memory" : conn->error_text);
+}
+
 static enum step fail_in_ssl(struct tls_conn *conn)
 {
-	if (tls_conn_explain_verify(conn))
-		return fail(conn, conn->error_text);
-	return fail(conn, tls_error_take(conn->error_text, sizeof(conn->error_text)));
+	char why[TLS_WHY_BYTES];
+	if (!tls_conn_explain_verify(conn, why))
+		tls_error_take(why, sizeof(why));
+	return fail_with(conn, why);
 }
 
 /* The socket ended or broke under OpenSSL. */
@@ -285,11 +295,11 @@ static enum step end_of_socket(struct tls_conn *conn, bool is_reading)
 					      : "the client closed TCP without close_notify";
 		return STEP_EOF;
 	}
-	char text[96];
-	text_format(conn->error_text, sizeof(conn->error_text), "%s: %s",
+	char text[96], why[TLS_WHY_BYTES];
+	text_format(why, sizeof(why), "%s: %s",
 		    conn->sys_call == NULL ? "connection" : conn->sys_call,
 		    strerror_r(conn->sys_errno, text, sizeof(text)));
-	return fail(conn, conn->error_text);
+	return fail_with(conn, why);
 }
 
 /* The step that a call's result rc (1: success) stands for. is_reading: the call was one that

@@ -27,7 +27,7 @@ struct tls_conn {
 	struct tls_session_slot *session; /* towards a target only; NULL: none */
 	uint64_t session_key;
 	const char *error; /* static or error_text */
-	char error_text[192];
+	char *error_text;  /* owned; NULL: no failure needed words of its own */
 };
 
 /* A connection of ctx with the BIO on fd; the role is not set yet. ERR_NOMEM. */
@@ -38,9 +38,10 @@ struct tls_conn *tls_conn_of(const SSL *ssl);
 int tls_conn_note_hello(SSL *ssl, int *alert, void *arg);
 
 /* ---- client_conn.c ---- */
-/* Did the target's certificate make the last call fail? Then error_text says why, and OpenSSL's queue
- * is empty. */
-bool tls_conn_explain_verify(struct tls_conn *conn);
+#define TLS_WHY_BYTES 192
+/* Did the target's certificate make the last call fail? Then dst says why, in TLS_WHY_BYTES at most, and
+ * OpenSSL's queue is empty. */
+bool tls_conn_explain_verify(struct tls_conn *conn, char *dst);
 /* The session that the connection was made with is not offered again. */
 void tls_conn_drop_session(struct tls_conn *conn);
 /* A new session callback. */
