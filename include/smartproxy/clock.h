@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 int64_t clock_now_ms(void); /* CLOCK_MONOTONIC */
+int64_t clock_now_us(void); /* the same */
 int64_t clock_boot_ms(
 	void); /* CLOCK_BOOTTIME: goes on while the machine sleeps; for waits of hours */
 int64_t clock_unix_s(void);

@@ -29,6 +29,14 @@ struct timer {
 	void (*on_due)(struct timer *timer);
 };
 
+/* One that is due SHORT_TIMER_US after it was armed. */
+#define SHORT_TIMER_US 100
+struct short_timer {
+	struct list link; /* zero-initialised is fine before the first arm */
+	int64_t due_us;   /* 0: not armed */
+	void (*on_due)(struct short_timer *timer);
+};
+
 /* A message to a loop. The owner keeps it alive until run is called; it may be posted again from
  * then on. */
 struct task {
@@ -45,8 +53,9 @@ void loop_free(struct loop *loop);
 void loop_run(struct loop *loop) SP_NO_RCU;
 void loop_stop(struct loop *loop);
 
-/* Milliseconds of CLOCK_MONOTONIC at the start of this turn. */
+/* CLOCK_MONOTONIC at the start of this turn. */
 int64_t loop_now_ms(const struct loop *loop);
+int64_t loop_now_us(const struct loop *loop);
 /* Turns so far, readable by any thread (stall detector). */
 uint64_t loop_turns(const struct loop *loop);
 
@@ -65,6 +74,12 @@ void loop_close(struct loop *loop, struct io *io);
  * when its slot comes). A timer fires at most once, never early, up to some milliseconds late. */
 void loop_timer_arm(struct loop *loop, struct timer *timer, int64_t due_ms);
 void loop_timer_disarm(struct loop *loop, struct timer *timer);
+/* Arms or re-arms; O(1). It fires at most once, never early, behind the events of its turn. Arming reads the clock, and
+ * so does each turn while one is armed. */
+void loop_short_timer_arm(struct loop *loop, struct short_timer *timer);
+void loop_short_timer_disarm(struct short_timer *timer);
+/* False: the system does not wait for less than a millisecond (Linux before 5.11), and arms none. */
+bool loop_has_short_timers(const struct loop *loop);
 
 /* Any thread: run is called on the loop's thread, in order of posting. Wakes the loop if it sleeps.
  */

@@ -14,6 +14,13 @@ int64_t clock_now_ms(void)
 	return read_ms(CLOCK_MONOTONIC);
 }
 
+int64_t clock_now_us(void)
+{
+	struct timespec ts;
+	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
 int64_t clock_boot_ms(void)
 {
 	return read_ms(CLOCK_BOOTTIME);

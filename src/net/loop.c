@@ -1,4 +1,4 @@
-/* One turn: wait - events (the inbox is one of them) - due timers - deferred tasks. */
+/* One turn: wait - events (the inbox is one of them) - due timers, short ones first - deferred tasks. */
 #include "smartproxy/loop.h"
 
 #include <errno.h>
@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "offload.h"
@@ -15,12 +16,15 @@
 #include "smartproxy/fault.h"
 #include "timer_wheel.h"
 
-#define EVENTS_MAX 256
+#define EVENTS_MAX     256
+#define TIMER_SLACK_NS 5000 /* the system's 50 us would make half as much again of a short timer */
 
 struct loop {
 	int epoll_fd;
 	struct io wake_io; /* the eventfd */
-	int64_t now_ms;
+	int64_t now_us, now_ms;
+	struct list short_timers; /* of one length: in order */
+	bool has_short_timers;
 	int batch_ix; /* events before it have been handed out */
 	int batch_cnt;
 	struct task *deferred, **deferred_end;
@@ -87,6 +91,18 @@ static void run_deferred(struct loop *loop)
 	}
 }
 
+static void read_clock(struct loop *loop)
+{
+	loop->now_us = clock_now_us();
+	loop->now_ms = loop->now_us / 1000;
+}
+
+static int wait_short(struct loop *loop, int64_t time_us)
+{
+	const struct timespec time = { .tv_nsec = time_us > 0 ? time_us * 1000 : 0 };
+	return epoll_pwait2(loop->epoll_fd, loop->batch, EVENTS_MAX, &time, NULL);
+}
+
 enum err loop_new(struct loop **ret_loop)
 {
 	struct loop *loop = fault_hits(FAULT_MALLOC)
@@ -98,7 +114,8 @@ enum err loop_new(struct loop **ret_loop)
 	loop->epoll_fd = -1;
 	loop->wake_io = (struct io){ .fd = -1, .on_ready = on_wake };
 	loop->deferred_end = &loop->deferred;
-	loop->now_ms = clock_now_ms();
+	list_init(&loop->short_timers);
+	read_clock(loop);
 	wheel_init(&loop->wheel, loop->now_ms);
 	enum err e = ERR_SYSTEM;
 	loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -110,6 +127,7 @@ enum err loop_new(struct loop **ret_loop)
 	e = loop_add(loop, &loop->wake_io, EPOLLIN);
 	if (e != ERR_OK)
 		goto fail;
+	loop->has_short_timers = wait_short(loop, 0) == 0;
 	*ret_loop = loop;
 	return ERR_OK;
 fail:
@@ -148,12 +166,36 @@ static int wait_ms(const struct loop *loop)
 	return left_ms < INT_MAX ? (int)left_ms : INT_MAX;
 }
 
+static struct short_timer *first_short(struct loop *loop)
+{
+	return SP_CONTAINER_OF(loop->short_timers.next, struct short_timer, link);
+}
+
+static int wait_events(struct loop *loop)
+{
+	int time_ms = wait_ms(loop);
+	if (SP_LIKELY(list_is_empty(&loop->short_timers)) || time_ms == 0)
+		return epoll_wait(loop->epoll_fd, loop->batch, EVENTS_MAX, time_ms);
+	return wait_short(loop, first_short(loop)->due_us - clock_now_us());
+}
+
+static void run_short_timers(struct loop *loop)
+{
+	while (!list_is_empty(&loop->short_timers)) {
+		struct short_timer *timer = first_short(loop);
+		if (timer->due_us > loop->now_us)
+			break;
+		loop_short_timer_disarm(timer);
+		timer->on_due(timer);
+	}
+}
+
 static void run_turn(struct loop *loop)
 {
 	SP_ASSERT(!sp_rcu_is_reading());
-	int cnt = epoll_wait(loop->epoll_fd, loop->batch, EVENTS_MAX, wait_ms(loop));
+	int cnt = wait_events(loop);
 	SP_ASSERT(cnt >= 0 || errno == EINTR);
-	loop->now_ms = clock_now_ms();
+	read_clock(loop);
 	unsigned long long turn_cnt =
 		atomic_load_explicit(&loop->shared.turn_cnt, memory_order_relaxed);
 	atomic_store_explicit(&loop->shared.turn_cnt, turn_cnt + 1, memory_order_relaxed);
@@ -165,12 +207,14 @@ static void run_turn(struct loop *loop)
 		if (io != NULL)
 			io->on_ready(io, event->events);
 	}
+	run_short_timers(loop);
 	wheel_advance(&loop->wheel, loop->now_ms);
 	run_deferred(loop);
 }
 
 void loop_run(struct loop *loop)
 {
+	(void)prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0);
 	while (!atomic_load_explicit(&loop->shared.wants_stop, memory_order_acquire))
 		run_turn(loop);
 	atomic_store_explicit(&loop->shared.wants_stop, false, memory_order_relaxed);
@@ -187,6 +231,11 @@ void loop_stop(struct loop *loop)
 int64_t loop_now_ms(const struct loop *loop)
 {
 	return loop->now_ms;
+}
+
+int64_t loop_now_us(const struct loop *loop)
+{
+	return loop->now_us;
 }
 
 uint64_t loop_turns(const struct loop *loop)
@@ -248,6 +297,26 @@ void loop_timer_arm(struct loop *loop, struct timer *timer, int64_t due_ms)
 void loop_timer_disarm(struct loop *loop, struct timer *timer)
 {
 	wheel_disarm(&loop->wheel, timer);
+}
+
+void loop_short_timer_arm(struct loop *loop, struct short_timer *timer)
+{
+	loop_short_timer_disarm(timer);
+	timer->due_us = clock_now_us() + SHORT_TIMER_US;
+	list_append(&loop->short_timers, &timer->link);
+}
+
+void loop_short_timer_disarm(struct short_timer *timer)
+{
+	if (timer->due_us == 0)
+		return;
+	timer->due_us = 0;
+	list_remove(&timer->link);
+}
+
+bool loop_has_short_timers(const struct loop *loop)
+{
+	return loop->has_short_timers;
 }
 
 void loop_post(struct loop *loop, struct task *task)

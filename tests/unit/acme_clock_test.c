@@ -29,6 +29,11 @@ int64_t clock_now_ms(void)
 	return 1000000 + ran_ms;
 }
 
+int64_t clock_now_us(void)
+{
+	return clock_now_ms() * 1000;
+}
+
 int64_t clock_boot_ms(void)
 {
 	return 5000000 + ran_ms;

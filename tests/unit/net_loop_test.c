@@ -370,6 +370,119 @@ START_TEST(timer_wakes_a_sleeping_loop)
 }
 END_TEST
 
+struct brief {
+	struct short_timer timer;
+	struct brief *disarms;
+	int64_t armed_us, fired_us;
+	unsigned fired_cnt, rearm_cnt;
+	int step;
+	bool is_last;
+};
+
+static void arm_brief(struct brief *brief)
+{
+	brief->armed_us = loop_now_us(loop);
+	loop_short_timer_arm(loop, &brief->timer);
+}
+
+static void on_brief(struct short_timer *timer)
+{
+	struct brief *brief = SP_CONTAINER_OF(timer, struct brief, timer);
+	brief->fired_us = clock_now_us();
+	brief->fired_cnt++;
+	brief->step = ++step_cnt;
+	if (brief->disarms != NULL)
+		loop_short_timer_disarm(&brief->disarms->timer);
+	if (brief->rearm_cnt > 0) {
+		brief->rearm_cnt--;
+		arm_brief(brief);
+	} else if (brief->is_last) {
+		loop_stop(loop);
+	}
+}
+
+static void need_short_timers(void)
+{
+	ck_assert_int_eq(loop_new(&loop), ERR_OK);
+	if (!loop_has_short_timers(loop))
+		exit(EXIT_SUCCESS);
+}
+
+START_TEST(short_timers_fire_in_order_and_not_early)
+{
+	struct brief briefs[4] = { 0 };
+	need_short_timers();
+	for (size_t i = 0; i < SP_ARRAY_LEN(briefs); i++) {
+		briefs[i].timer.on_due = on_brief;
+		arm_brief(&briefs[i]);
+	}
+	arm_brief(&briefs[0]); /* again: now it is the last one */
+	briefs[0].is_last = true;
+	briefs[1].disarms = &briefs[2];
+	loop_run(loop);
+	ck_assert_int_eq(briefs[1].step, 1);
+	ck_assert_uint_eq(briefs[2].fired_cnt, 0);
+	ck_assert_int_eq(briefs[3].step, 2);
+	ck_assert_int_eq(briefs[0].step, 3);
+	ck_assert_uint_eq(briefs[0].fired_cnt, 1);
+	ck_assert_int_ge(briefs[1].fired_us, briefs[1].armed_us + SHORT_TIMER_US);
+	loop_free(loop);
+}
+END_TEST
+
+/* Neither a busy loop nor one that sleeps for longer: with a timer of a minute beside it. */
+START_TEST(short_timer_rearms_in_its_callback)
+{
+	struct timer minute = { .on_due = on_due };
+	struct brief brief = { .timer.on_due = on_brief, .rearm_cnt = 50, .is_last = true };
+	need_short_timers();
+	int64_t begin_us = loop_now_us(loop);
+	loop_timer_arm(loop, &minute, loop_now_ms(loop) + 60000);
+	arm_brief(&brief);
+	loop_run(loop);
+	ck_assert_uint_eq(brief.fired_cnt, 51);
+	ck_assert_int_ge(brief.fired_us, begin_us + INT64_C(51) * SHORT_TIMER_US);
+	ck_assert_uint_le(loop_turns(loop), 2 * 51 + 2);
+	ck_assert_int_eq(fired_ms, 0);
+	loop_short_timer_disarm(&brief.timer);
+	loop_free(loop);
+}
+END_TEST
+
+static struct brief *behind;
+
+static void on_end_before(struct io *io, uint32_t events)
+{
+	(void)io;
+	(void)events;
+	step_cnt++;
+	if (behind->is_last)
+		return;
+	loop_short_timer_disarm(&behind->timer);
+	loop_stop(loop);
+}
+
+/* _i 1: the event disarms it. */
+START_TEST(short_timer_fires_behind_the_events_of_its_turn)
+{
+	struct brief brief = { .timer.on_due = on_brief, .is_last = _i == 0 };
+	struct end end;
+	int far;
+	need_short_timers();
+	make_pair(&end, &far);
+	end.io.on_ready = on_end_before;
+	behind = &brief;
+	arm_brief(&brief);
+	while (clock_now_us() < brief.timer.due_us)
+		;
+	ck_assert_int_eq(write(far, "x", 1), 1);
+	loop_run(loop);
+	ck_assert_uint_eq(brief.fired_cnt, _i == 0);
+	ck_assert_int_eq(brief.step, _i == 0 ? 2 : 0);
+	loop_free(loop);
+}
+END_TEST
+
 #define JOB_CNT 50
 
 struct job {
@@ -425,6 +538,9 @@ int main(void)
 	tcase_add_test(tc, defer_runs_after_all_events);
 	tcase_add_test(tc, add_refuses_bad_descriptor);
 	tcase_add_test(tc, timer_wakes_a_sleeping_loop);
+	tcase_add_test(tc, short_timers_fire_in_order_and_not_early);
+	tcase_add_test(tc, short_timer_rearms_in_its_callback);
+	tcase_add_loop_test(tc, short_timer_fires_behind_the_events_of_its_turn, 0, 2);
 	tcase_add_loop_test(tc, offload_runs_every_job, 0, 2);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
