@@ -3,7 +3,12 @@
  * It copies through a buffer of the pool until the flow is bulky (several reads in a row that filled the buffer)
  * and both ends are plain sockets; then it goes by splice through a pipe, until little comes at a time. Flags of
  * both sockets are sticky: only EAGAIN clears them, and a read that was shorter than it could have been. A source
- * that has sent urgent data is copied: splice never gets past it. */
+ * that has sent urgent data is copied: splice never gets past it.
+ *
+ * A spliced source that is gathered from (gather.h) wakes the worker for GATHER_BYTES, by SO_RCVLOWAT, and for its end,
+ * a reset or urgent bytes, which need no mark to be told. What is less, the short timer finds. */
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "conn.h"
@@ -23,6 +28,11 @@ static bool *readable(struct tunnel *t, const struct stream *s)
 static bool is_urgent(const struct tunnel *t, const struct stream *s)
 {
 	return s->is_up ? t->conn->is_urgent : t->to.up->is_urgent;
+}
+
+static bool has_hung_up(const struct tunnel *t, const struct stream *s)
+{
+	return s->is_up ? t->conn->has_hung_up : t->to.up->has_hung_up;
 }
 
 static void count_target_in(struct tunnel *t, size_t len)
@@ -91,9 +101,9 @@ static enum step write_sink(struct tunnel *t, struct stream *s, const void *src,
 static enum stream_state fail_sink(struct tunnel *t, struct stream *s)
 {
 	s->has_failed = true;
-	bool has_hung_up = s->is_up ? t->to.up->has_hung_up : t->conn->has_hung_up;
+	bool has_sink_hung_up = s->is_up ? t->to.up->has_hung_up : t->conn->has_hung_up;
 	stream_release(t, s);
-	return has_hung_up ? STREAM_ENDED : STREAM_SINK_RESET;
+	return has_sink_hung_up ? STREAM_ENDED : STREAM_SINK_RESET;
 }
 
 /* An end that was cut in the one TLS is none in good order in the other. */
@@ -198,10 +208,103 @@ static enum stream_state copy(struct tunnel *t, struct stream *s)
 	return step == STEP_DONE ? STREAM_BUSY : STREAM_WAITS;
 }
 
+/* ---- gathering ---- */
+
+static int source_fd(const struct tunnel *t, const struct stream *s)
+{
+	return s->is_up ? t->conn->io.fd : t->to.up->io.fd;
+}
+
+static bool set_low_water(const struct tunnel *t, const struct stream *s, int bytes)
+{
+	return setsockopt(source_fd(t, s), SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof(bytes)) == 0;
+}
+
+static uint32_t queued_bytes(const struct tunnel *t, const struct stream *s)
+{
+	int bytes = 0;
+	return ioctl(source_fd(t, s), SIOCINQ, &bytes) == 0 && bytes > 0 ? (uint32_t)bytes : 0;
+}
+
+static void leave_gathering(struct tunnel *t, struct stream *s)
+{
+	if (!s->gather.is_on)
+		return;
+	gather_leave(&s->gather);
+	loop_short_timer_disarm(&s->gather_timer);
+	(void)set_low_water(t, s, 1);
+	s->portion_bytes = 0;
+	*readable(t, s) = true; /* what there is has not been told */
+}
+
+static void on_gather_due(struct short_timer *timer)
+{
+	struct stream *s = SP_CONTAINER_OF(timer, struct stream, gather_timer);
+	struct tunnel *t = s->is_up ? SP_CONTAINER_OF(s, struct tunnel, up)
+				    : SP_CONTAINER_OF(s, struct tunnel, down);
+	struct loop *loop = t->conn->worker->loop;
+	switch (gather_look(&s->gather, loop_now_us(loop), queued_bytes(t, s))) {
+	case GATHER_WAIT:
+		loop_short_timer_arm(loop, timer);
+		return;
+	case GATHER_TAKE:
+		*readable(t, s) = true;
+		break;
+	default:
+		leave_gathering(t, s);
+	}
+	conn_run(t->conn);
+}
+
+/* The source is empty. */
+static void judge_speed(struct tunnel *t, struct stream *s)
+{
+	struct loop *loop = t->conn->worker->loop;
+	if (s->gather.is_on || !loop_has_short_timers(loop) ||
+	    !gather_is_worth(&s->gather, loop_now_us(loop)) || !set_low_water(t, s, GATHER_BYTES))
+		return;
+	gather_enter(&s->gather);
+	s->gather_timer.on_due = on_gather_due;
+	stat_add(&t->conn->worker->stats.gathers, 1);
+}
+
+static enum stream_state await_source(struct tunnel *t, struct stream *s)
+{
+	struct loop *loop = t->conn->worker->loop;
+	if (s->gather.is_on && s->gather_timer.due_us == 0) {
+		gather_wait(&s->gather, loop_now_us(loop), s->portion_bytes);
+		s->portion_bytes = 0;
+		loop_short_timer_arm(loop, &s->gather_timer);
+	}
+	return STREAM_WAITS;
+}
+
+/* What is there at its begin is a portion: what comes while it is handed on is of the next one. */
+static void begin_portion(struct tunnel *t, struct stream *s)
+{
+	loop_short_timer_disarm(&s->gather_timer);
+	if (!s->gather.is_on || s->portion_bytes > 0)
+		return;
+	s->portion_bytes = queued_bytes(t, s);
+	gather_take(&s->gather, s->portion_bytes);
+}
+
+/* A rest that is less than what a fill takes (a pipe has few slots) is the begin of the next one. */
+static void count_portion(struct tunnel *t, struct stream *s, uint32_t len)
+{
+	if (!s->gather.is_on) {
+		gather_count(&s->gather, len);
+		return;
+	}
+	s->portion_bytes -= len < s->portion_bytes ? len : s->portion_bytes;
+	*readable(t, s) = s->portion_bytes >= len;
+}
+
 /* ---- by splice ---- */
 
-static void leave_bulk(struct stream *s)
+static void leave_bulk(struct tunnel *t, struct stream *s)
 {
+	leave_gathering(t, s);
 	s->is_bulky = false;
 	s->full_cnt = 0;
 }
@@ -212,11 +315,12 @@ static enum stream_state fill_pipe(struct tunnel *t, struct stream *s)
 	if (s->is_eof)
 		return pass_end(t, s);
 	if (!*readable(t, s))
-		return STREAM_WAITS;
+		return await_source(t, s);
+	begin_portion(t, s);
 	if (s->pipe == NULL)
 		s->pipe = pipe_take(t->conn->worker);
 	if (s->pipe == NULL) {
-		leave_bulk(s);
+		leave_bulk(t, s);
 		return STREAM_BUSY;
 	}
 	size_t len = 0;
@@ -225,17 +329,20 @@ static enum stream_state fill_pipe(struct tunnel *t, struct stream *s)
 	switch (step) {
 	case STEP_DONE:
 		s->run_bytes += s->run_bytes < BULK_BYTES ? (uint32_t)len : 0;
+		count_portion(t, s, (uint32_t)len);
 		if (!s->is_up)
 			count_target_in(t, len);
 		return STREAM_BUSY;
 	case STEP_READ:
 		if (s->run_bytes > 0 && s->run_bytes < BUF_BYTES)
-			leave_bulk(s);
+			leave_bulk(t, s);
+		else
+			judge_speed(t, s);
 		s->full_cnt = 0;
 		s->run_bytes = 0;
-		return STREAM_WAITS;
+		return await_source(t, s);
 	case STEP_MORE:
-		s->is_bulky = false;
+		leave_bulk(t, s);
 		s->is_unspliceable = true;
 		return STREAM_BUSY;
 	default:
@@ -281,6 +388,8 @@ static void give_pipe(struct tunnel *t, struct stream *s)
 enum stream_state stream_pump(struct tunnel *t, struct stream *s)
 {
 	enum stream_state state = STREAM_BUSY;
+	if (s->gather.is_on && (is_urgent(t, s) || has_hung_up(t, s)))
+		leave_gathering(t, s);
 	for (int round = 0; round < PUMP_ROUNDS_MAX && state == STREAM_BUSY; round++) {
 		if (stream_is_over(s))
 			return STREAM_ENDED;
@@ -329,6 +438,7 @@ enum step stream_collect(struct tunnel *t, struct stream *s)
 void stream_release(struct tunnel *t, struct stream *s)
 {
 	struct worker *w = t->conn->worker;
+	leave_gathering(t, s);
 	buf_release(&s->buf, &w->bufs);
 	buf_release(&s->behind, &w->bufs);
 	give_pipe(t, s);

@@ -68,9 +68,9 @@ static void end_tunnel(struct tunnel *t, enum exchange_end end)
 	struct worker *w = conn->worker;
 	set_state(t, TUNNEL_END);
 	record(t, end);
-	target_release(&t->to, false);
 	stream_release(t, &t->up);
 	stream_release(t, &t->down);
+	target_release(&t->to, false);
 	unpin(t);
 	stat_sub(&w->stats.tunnels_open, 1);
 	conn->tunnel = NULL;

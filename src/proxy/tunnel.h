@@ -1,5 +1,6 @@
 #pragma once
 /* proxy: a tunnel and its two directions, shared by tunnel.c, stream.c and view.c. */
+#include "gather.h"
 #include "pipe.h"
 #include "proxy.h"
 
@@ -8,18 +9,22 @@
 /* One direction. At most one of buf and pipe holds bytes. */
 struct stream {
 	struct buf buf;
-	struct buf behind;   /* goes after buf; from an upgrade, read with the answer's head */
-	struct pipe *pipe;   /* lent while bytes are in it */
-	uint32_t head_bytes; /* of those still to be sent: the 101's head, which is no payload */
-	uint32_t run_bytes;  /* since the source was empty last */
-	uint8_t full_cnt;    /* reads in a row that filled a buffer */
-	bool is_up;          /* client to target */
-	bool is_bulky;       /* goes by splice */
+	struct buf behind;      /* goes after buf; from an upgrade, read with the answer's head */
+	struct pipe *pipe;      /* lent while bytes are in it */
+	uint32_t head_bytes;    /* of those still to be sent: the 101's head, which is no payload */
+	uint32_t run_bytes;     /* since the source was empty last */
+	uint32_t portion_bytes; /* gathering: still to be read before the next wait */
+	uint8_t full_cnt;       /* reads in a row that filled a buffer */
+	bool is_up;             /* client to target */
+	bool is_bulky;          /* goes by splice */
 	bool is_unspliceable;
 	bool is_eof;     /* the source has ended */
 	bool is_ended;   /* and the sink was told */
 	bool has_failed; /* the sink takes no more */
 	uint64_t sent_bytes;
+	struct gather
+		gather; /* on only while is_bulky; then SO_RCVLOWAT of the source is GATHER_BYTES, else 1 */
+	struct short_timer gather_timer; /* armed while one that gathers waits for its source */
 };
 
 /* Anything above WAITS is the end of the direction or of the tunnel. */
