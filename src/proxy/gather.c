@@ -20,7 +20,7 @@ bool gather_is_worth(struct gather *g, int64_t now_us)
 	if (run_us <= 0) /* the same turn of the loop */
 		return false;
 	bool is_fast = g->fill_bytes < GAIN_BYTES &&
-		       (int64_t)g->run_bytes * GATHER_TIME_US >= GATHER_BYTES * run_us;
+		       run_us <= (int64_t)g->run_bytes * GATHER_TIME_US / GATHER_BYTES;
 	g->begin_us = now_us;
 	g->run_bytes = g->fill_bytes = 0;
 	g->fast_cnt = !is_fast ? 0 : g->fast_cnt < UINT8_MAX ? g->fast_cnt + 1 : UINT8_MAX;

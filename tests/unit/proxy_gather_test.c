@@ -69,6 +69,7 @@ static const struct {
 	{ 0, RECORD, 0, false },
 	{ RECORD, RECORD, -5, false },
 	{ RECORD, RECORD, INT64_C(1) << 40, false }, /* no overflow */
+	{ RECORD, RECORD, INT64_C(1) << 46, false }, /* since the machine's start two years ago */
 };
 
 START_TEST(only_fast_small_portions_are_worth_it)
