@@ -31,41 +31,18 @@ static void warn_of_time(const char *chain_file, const struct tls_cert_info *inf
 			 clock_format_utc(when, sizeof(when), info->not_before_unix_s));
 }
 
-/* Both files of a certificate. */
-struct pair {
-	struct tls_pem chain_pem, key_pem;
-	struct tls_file chain, key;
-};
-
-static enum err read_pair(struct pair *pair, struct tls_files_error *reterr)
-{
-	enum err e = tls_file_read(pair->chain_pem.name, &pair->chain, &reterr->chain);
-	enum err e_key = tls_file_read(pair->key_pem.name, &pair->key, &reterr->key);
-	pair->chain_pem.data = pair->chain.data;
-	pair->chain_pem.len = pair->chain.len;
-	pair->key_pem.data = pair->key.data;
-	pair->key_pem.len = pair->key.len;
-	return e == ERR_OK ? e_key : e;
-}
-
-static struct tls_files_digest digest_of(const struct pair *pair)
+static enum err parse(const struct tls_pem *chain, const struct tls_pem *key,
+		      struct tls_cert *current, struct tls_cert **ret_cert, struct text *reterr)
 {
 	struct tls_files_digest digest;
-	(void)SHA256((const uint8_t *)pair->chain.data, pair->chain.len, digest.chain);
-	(void)SHA256((const uint8_t *)pair->key.data, pair->key.len, digest.key);
-	return digest;
-}
-
-static enum err parse(const struct pair *pair, struct tls_cert *current, struct tls_cert **ret_cert,
-		      struct text *reterr)
-{
-	const struct tls_files_digest digest = digest_of(pair);
+	(void)SHA256((const uint8_t *)chain->data, chain->len, digest.chain);
+	(void)SHA256((const uint8_t *)key->data, key->len, digest.key);
 	if (current != NULL && memcmp(&current->digest, &digest, sizeof(digest)) == 0) {
 		tls_cert_get(current);
 		*ret_cert = current;
 		return ERR_OK;
 	}
-	enum err e = tls_cert_parse(&pair->chain_pem, &pair->key_pem, ret_cert, reterr);
+	enum err e = tls_cert_parse(chain, key, ret_cert, reterr);
 	if (e == ERR_OK)
 		(*ret_cert)->digest = digest;
 	return e;
@@ -74,16 +51,22 @@ static enum err parse(const struct pair *pair, struct tls_cert *current, struct 
 enum err tls_cert_load(const char *chain_file, const char *key_file, struct tls_cert *current,
 		       struct tls_cert **ret_cert, struct tls_files_error *reterr)
 {
-	struct pair pair = { .chain_pem.name = chain_file, .key_pem.name = key_file };
-	enum err e = read_pair(&pair, reterr);
+	struct tls_file chain = { 0 }, key = { 0 };
+	enum err e = tls_file_read(chain_file, &chain, &reterr->chain);
+	enum err e_key = tls_file_read(key_file, &key, &reterr->key);
 	if (e == ERR_OK)
-		e = parse(&pair, current, ret_cert, &reterr->both);
+		e = e_key;
 	if (e == ERR_OK) {
-		warn_of_mode(key_file, pair.key.mode);
+		const struct tls_pem chain_pem = { chain_file, chain.data, chain.len };
+		const struct tls_pem key_pem = { key_file, key.data, key.len };
+		e = parse(&chain_pem, &key_pem, current, ret_cert, &reterr->both);
+	}
+	if (e == ERR_OK) {
+		warn_of_mode(key_file, key.mode);
 		warn_of_time(chain_file, &(*ret_cert)->info);
 	}
-	tls_file_fini(&pair.chain);
-	tls_file_fini(&pair.key);
+	tls_file_fini(&chain);
+	tls_file_fini(&key);
 	return e;
 }
 
