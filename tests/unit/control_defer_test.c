@@ -22,7 +22,6 @@ static const char *raw_json(char *dst, size_t cap, uint16_t port, uint16_t more)
 	return dst;
 }
 
-/* Whatever fails, sockets are deferred as the generation in force says. */
 static void body_deferral(void)
 {
 	char raw[640], web[512];

@@ -1,5 +1,5 @@
 #pragma once
-/* Stand in for the proxy and acme rooms in control_test.c: they count, and fail on demand. Included
+/* Stand in for the proxy and acme rooms in control_rig.h: they count, and fail on demand. Included
  * once, since the functions have their doors' names. */
 #include <semaphore.h>
 #include <stdatomic.h>

@@ -2,10 +2,8 @@
  * workers and acme manager replaced by fakes that count and fail on demand. */
 #include <arpa/inet.h>
 #include <check.h>
-#include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
