@@ -11,6 +11,8 @@
 #define SPLICE_MIN       (64 << 10) /* of a body still to come */
 /* Framed, four full records of TLS. */
 #define CHUNK_MAX (4 * BUF_BYTES - CHUNK_HEAD_BYTES - 2)
+/* At once, however little room there is: of framing and trailers none goes on. */
+#define READ_MIN (BUF_BYTES / 4)
 
 static const char hex_digits[] = "0123456789abcdef";
 
@@ -357,7 +359,9 @@ static enum step read_chunked(struct exchange *x, const struct body_reader *read
 		    !buf_grow(reader->in, &x->worker->bufs))
 			return STEP_FAIL;
 		/* No more than goes on at once: the rest would be a short write of its own. */
-		size_t len = 0, room = buf_space(reader->in) < cap ? buf_space(reader->in) : cap;
+		size_t len = 0, room = cap > READ_MIN ? cap : READ_MIN;
+		if (room > buf_space(reader->in))
+			room = buf_space(reader->in);
 		step = reader->recv(x, buf_tail(reader->in), room, &len);
 		if (step != STEP_DONE) {
 			buf_release_if_empty(reader->in, &x->worker->bufs);

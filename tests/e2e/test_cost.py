@@ -177,5 +177,20 @@ def test_a_connection_for_one_request_costs_seven_calls(t):
     assert len(o.connections) == 1
 
 
+def test_trailers_behind_a_head_that_fills_the_buffer_are_not_read_in_crumbs(t):
+    """What room a long head leaves for the body says nothing of how much is read at once."""
+    p, o, c = started(t)
+
+    def ask(pad):
+        c.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nX-Pad: " + b"x" * pad +
+               b"\r\n\r\n0\r\nX-Trailer: " + b"y" * 12000 + b"\r\n\r\n")
+        assert c.response().body == b"hello"
+        return len(o.requests[-1].raw_head)
+    room = 16384 - 6 - 7 - ask(0)  # beside a chunk's framing
+    count = calls_during(t, p, lambda: ask(room - 1))
+    assert len(o.requests[-1].raw_head) == 16384 - 6 - 7 - 1
+    assert count["recvfrom"] < 20, count
+
+
 if __name__ == "__main__":
     main()
