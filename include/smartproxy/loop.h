@@ -78,7 +78,7 @@ void loop_timer_disarm(struct loop *loop, struct timer *timer);
  * so does each turn while one is armed. */
 void loop_short_timer_arm(struct loop *loop, struct short_timer *timer);
 void loop_short_timer_disarm(struct short_timer *timer);
-/* False: the system does not wait for less than a millisecond (Linux before 5.11), and arms none. */
+/* False: the system cannot wait for less than a millisecond (Linux before 5.11), and none may be armed. */
 bool loop_has_short_timers(const struct loop *loop);
 
 /* Any thread: run is called on the loop's thread, in order of posting. Wakes the loop if it sleeps.

@@ -113,7 +113,7 @@ struct worker_stats {
 	uint64_t tunnels_opened, tunnels_open, websockets_opened;
 	uint64_t tunnel_bytes_in, tunnel_bytes_out; /* from and to clients, payload */
 	uint64_t splices;       /* directions of tunnels, and bodies, that went over to it */
-	uint64_t gathers;       /* directions of tunnels that began to wait for much at a time */
+	uint64_t gathers;       /* times that a direction of a tunnel began to be gathered */
 	uint64_t proxy_headers; /* taken from trusted peers */
 	uint64_t conn_ends[EXCHANGE_END_CNT]; /* of connections, each with one reason */
 	uint64_t proxy_rejects[8];            /* by enum wire_proxy_reason */

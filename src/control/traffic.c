@@ -133,7 +133,8 @@ static void write_tunnels(struct text *t, const struct worker_stats *s)
 	metrics_counter(t, "splices_total",
 			"Directions of tunnels, and bodies, that went over to splice.", s->splices);
 	metrics_counter(t, "gathers_total",
-			"Directions of tunnels that began to wait for much at a time.", s->gathers);
+			"Times that a direction of a tunnel began to wait for much at once.",
+			s->gathers);
 	metrics_counter(t, "proxy_headers_total", "PROXY headers taken from trusted peers.",
 			s->proxy_headers);
 }

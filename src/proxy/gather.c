@@ -14,7 +14,7 @@ void gather_count(struct gather *g, uint32_t bytes)
 }
 
 /* Fast: bytes that go on coming so are many before the longest wait is over. */
-bool gather_is_worth(struct gather *g, int64_t now_us)
+bool gather_end_run(struct gather *g, int64_t now_us)
 {
 	int64_t run_us = now_us - g->begin_us;
 	if (run_us <= 0) /* the same turn of the loop */

@@ -28,8 +28,8 @@ enum gather_step {
 
 /* Off: bytes came at once. */
 void gather_count(struct gather *g, uint32_t bytes);
-/* Off, and the source is empty. True: enter. */
-bool gather_is_worth(struct gather *g, int64_t now_us);
+/* Off, and the source is empty: that ends a run. True: enter. */
+bool gather_end_run(struct gather *g, int64_t now_us);
 void gather_enter(struct gather *g);
 /* On: a wait begins, with so many bytes there. */
 void gather_wait(struct gather *g, int64_t now_us, uint32_t bytes);

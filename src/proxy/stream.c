@@ -261,7 +261,7 @@ static void judge_speed(struct tunnel *t, struct stream *s)
 {
 	struct loop *loop = t->conn->worker->loop;
 	if (s->gather.is_on || !loop_has_short_timers(loop) ||
-	    !gather_is_worth(&s->gather, loop_now_us(loop)) || !set_low_water(t, s, GATHER_BYTES))
+	    !gather_end_run(&s->gather, loop_now_us(loop)) || !set_low_water(t, s, GATHER_BYTES))
 		return;
 	gather_enter(&s->gather);
 	s->gather_timer.on_due = on_gather_due;

@@ -26,7 +26,7 @@ static bool run(uint32_t bytes, uint32_t portion, int64_t time_us)
 	for (uint32_t at = 0; at < bytes; at += portion)
 		gather_count(&g, portion);
 	now_us += time_us;
-	return gather_is_worth(&g, now_us);
+	return gather_end_run(&g, now_us);
 }
 
 /* Fast runs until it is one to be gathered from. */
