@@ -227,15 +227,16 @@ static void check_listener_twice(const struct checker *c, struct span *spans, si
 static void note_raw(const struct checker *c, const struct span *a, const struct span *b)
 {
 	char sentence[640], path[64], text[192];
-	const struct span *listener = a->match ? b : a, *route = a->match ? a : b;
-	struct config_listener *list = (struct config_listener *)c->config->listeners;
+	const struct span *route = a->match ? a : b;
+	const uint32_t ix = (a->match ? b : a)->ix;
+	struct config_listener *listener = (struct config_listener *)&c->config->listeners[ix];
 	const struct value *given =
-		value_member(check_element(c->lists->listeners, listener->ix), "defer_accept");
-	bool is_first = !list[listener->ix].has_raw_port;
-	list[listener->ix].has_raw_port = true;
-	if (!is_first || !given || !list[listener->ix].wants_defer)
+		value_member(check_element(c->lists->listeners, ix), "defer_accept");
+	bool is_first = !listener->has_raw_port;
+	listener->has_raw_port = true;
+	if (!is_first || !given || !listener->wants_defer)
 		return;
-	text_format(path, sizeof(path), "listeners[%u].defer_accept", listener->ix);
+	text_format(path, sizeof(path), "listeners[%u].defer_accept", ix);
 	text_format(sentence, sizeof(sentence),
 		    "port %u is raw TCP for %s, where the server may speak first: its connections "
 		    "are accepted at once; leave defer_accept out, or give the port a listener of "
