@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Multiples of what a record of TLS holds (RFC 8446, 5.1): a full buffer leaves with no short record behind. */
+/* Multiples of what a record of TLS holds (RFC 8446, 5.1): a full buffer makes full records only. */
 #define BUF_BYTES       16384
 #define BUF_LARGE_BYTES (80 * 1024)
 

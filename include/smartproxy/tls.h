@@ -78,7 +78,7 @@ const char *tls_slot_identity(const struct tls_slot *slot);
 void tls_slot_install(struct tls_slot *slot, struct tls_cert *cert) SP_ON_CONTROL;
 /* Control thread's view; NULL: empty. No reference is taken. */
 struct tls_cert *tls_slot_current(const struct tls_slot *slot) SP_ON_CONTROL;
-/* A mark of the update under way, which has a certificate for this slot. Returns what it was; false at first. */
+/* Marked: the update under way has a certificate for this slot. Returns what it was; false at first. */
 bool tls_slot_mark(struct tls_slot *slot, bool is_marked) SP_ON_CONTROL;
 /* Worker, inside a read section: the certificate with a reference, or NULL. */
 struct tls_cert *tls_slot_cert_get(const struct tls_slot *slot) SP_RCU_READER;

@@ -61,8 +61,8 @@ static enum err fail_port(struct transaction *t, enum err e)
 static char held; /* the workers have it */
 static char left; /* they have let go: to be closed */
 
-/* Sockets whose connections wait for their first bytes are where a generation says so, never where it has
- * raw TCP: so off goes before it is seen, on after. */
+/* Turns deferral on, or off, for the ports where g says so: off before g is seen, on after, so that no port is
+ * deferred while it is raw TCP. */
 static void set_deferral(struct control *control, const struct generation *g, bool is_wanted)
 	SP_ON_CONTROL;
 static void set_deferral(struct control *control, const struct generation *g, bool is_wanted)
