@@ -143,8 +143,7 @@ struct config_listener {
 	const char *const *trusted; /* proxy_protocol.trusted: CIDRs whose PROXY header is believed,
 				       and demanded */
 	size_t trusted_cnt;         /* 0: no proxy_protocol */
-	bool wants_defer;           /* defer_accept; raw TCP ports never are */
-	bool has_raw_port;          /* an enabled route has one of the ports for raw TCP */
+	bool wants_defer;           /* defer_accept; never heeded where a port is raw TCP */
 	unsigned line;
 };
 

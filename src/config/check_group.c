@@ -53,7 +53,7 @@ enum err check_listener(struct loader *l, const struct value *group, void *data)
 			"and a listener that trusts nobody could serve nobody; to take no PROXY "
 			"headers leave proxy_protocol out");
 	if (!proxy && !value_member(group, "defer_accept"))
-		load_problem(l, group, "proxy_protocol",
-			     "is missing: without it and defer_accept a listener says nothing");
+		load_problem(l, group, NULL,
+			     "says nothing: give it proxy_protocol, defer_accept or both");
 	return ERR_OK;
 }

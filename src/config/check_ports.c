@@ -199,10 +199,64 @@ static bool wants_auto(const struct config_action_data *a)
 	       a->certificate == CONFIG_CERT_AUTO;
 }
 
-static void check_listener_twice(const struct checker *c, struct span *spans, size_t cnt)
+static enum err check_route_ports(const struct checker *c)
 {
-	char sentence[160], line[CHECK_LINE_MAX];
 	const struct config *config = c->config;
+	size_t cnt = 0;
+	bool has_auto = false;
+	for (size_t i = 0; i < config->route_cnt; i++)
+		cnt += config->routes[i].is_enabled ? config->routes[i].match.port_cnt : 0;
+	struct span *spans = calloc(cnt + 1, sizeof(*spans));
+	if (!spans)
+		return ERR_NOMEM;
+	cnt = 0;
+	for (size_t i = 0; i < config->route_cnt; i++) {
+		const struct config_route *r = &config->routes[i];
+		if (!r->is_enabled)
+			continue;
+		has_auto |= wants_auto(&r->action);
+		for (size_t j = 0; j < r->match.port_cnt; j++)
+			if (r->match.ports[j].first)
+				spans[cnt++] = (struct span){
+					.first = r->match.ports[j].first,
+					.last = r->match.ports[j].last,
+					.address = r->match.address ? r->match.address : "",
+					.ix = (uint32_t)i,
+					.kind = kind_of(&r->action),
+					.match = &r->match,
+				};
+	}
+	check_mix_same(c, spans, cnt);
+	check_mix_wildcard(c, spans, cnt);
+	if (has_auto)
+		check_acme_port(c, spans, cnt);
+	check_raw(c, spans, cnt);
+	free(spans);
+	return ERR_OK;
+}
+
+static enum err check_listener_ports(const struct checker *c)
+{
+	const struct config *config = c->config;
+	char sentence[160], line[CHECK_LINE_MAX];
+	size_t cnt = 0;
+	for (size_t i = 0; i < config->listener_cnt; i++)
+		cnt += config->listeners[i].port_cnt;
+	struct span *spans = calloc(cnt + 1, sizeof(*spans));
+	if (!spans)
+		return ERR_NOMEM;
+	cnt = 0;
+	for (size_t i = 0; i < config->listener_cnt; i++) {
+		const struct config_listener *listener = &config->listeners[i];
+		for (size_t j = 0; j < listener->port_cnt; j++)
+			if (listener->ports[j].first)
+				spans[cnt++] = (struct span){
+					.first = listener->ports[j].first,
+					.last = listener->ports[j].last,
+					.address = listener->address ? listener->address : "",
+					.ix = (uint32_t)i,
+				};
+	}
 	qsort(spans, cnt, sizeof(*spans), by_address);
 	const struct span *farthest = NULL;
 	for (size_t i = 0; i < cnt; i++) {
@@ -221,112 +275,13 @@ static void check_listener_twice(const struct checker *c, struct span *spans, si
 		}
 		keep_farthest(&farthest, &spans[i]);
 	}
-}
-
-/* A listener with a raw TCP route on one of its ports. */
-static void note_raw(const struct checker *c, const struct span *a, const struct span *b)
-{
-	char sentence[640], path[64], text[192];
-	const struct span *route = a->match ? a : b;
-	const uint32_t ix = (a->match ? b : a)->ix;
-	struct config_listener *listener = (struct config_listener *)&c->config->listeners[ix];
-	const struct value *given =
-		value_member(check_element(c->lists->listeners, ix), "defer_accept");
-	bool is_first = !listener->has_raw_port;
-	listener->has_raw_port = true;
-	if (!is_first || !given || !listener->wants_defer)
-		return;
-	text_format(path, sizeof(path), "listeners[%u].defer_accept", ix);
-	text_format(sentence, sizeof(sentence),
-		    "port %u is raw TCP for %s, where the server may speak first: its connections "
-		    "are accepted at once; leave defer_accept out, or give the port a listener of "
-		    "its own",
-		    common_port(a, b), route_text(c, route, text));
-	load_problem(c->l, given, path, "%s", sentence);
-}
-
-/* Which listeners have raw TCP ports. spans: all of routes and listeners; those of one address, by first port:
- * one that begins before the farthest of the other sort has ended overlaps with it. */
-static void check_raw_listeners(const struct checker *c, struct span *spans, size_t cnt)
-{
-	const struct span *farthest[2] = { NULL, NULL }; /* [is_route] */
-	struct config_listener *list = (struct config_listener *)c->config->listeners;
-	for (size_t i = 0; i < c->config->listener_cnt; i++)
-		list[i].has_raw_port = false; /* of a model that this one was copied from */
-	qsort(spans, cnt, sizeof(*spans), by_address);
-	for (size_t i = 0; i < cnt; i++) {
-		bool is_route = spans[i].match != NULL;
-		if (is_route && spans[i].kind != KIND_TCP)
-			continue;
-		for (unsigned k = 0; k < 2; k++) {
-			if (farthest[k] && strcmp(farthest[k]->address, spans[i].address) != 0)
-				farthest[k] = NULL;
-		}
-		if (overlaps(farthest[!is_route], &spans[i]))
-			note_raw(c, farthest[!is_route], &spans[i]);
-		keep_farthest(&farthest[is_route], &spans[i]);
-	}
-}
-
-static size_t collect_route_spans(const struct config *config, struct span *spans)
-{
-	size_t cnt = 0;
-	for (size_t i = 0; i < config->route_cnt; i++) {
-		const struct config_route *r = &config->routes[i];
-		for (size_t j = 0; r->is_enabled && j < r->match.port_cnt; j++)
-			if (r->match.ports[j].first)
-				spans[cnt++] = (struct span){
-					.first = r->match.ports[j].first,
-					.last = r->match.ports[j].last,
-					.address = r->match.address ? r->match.address : "",
-					.ix = (uint32_t)i,
-					.kind = kind_of(&r->action),
-					.match = &r->match,
-				};
-	}
-	return cnt;
-}
-
-static size_t collect_listener_spans(const struct config *config, struct span *spans)
-{
-	size_t cnt = 0;
-	for (size_t i = 0; i < config->listener_cnt; i++) {
-		const struct config_listener *listener = &config->listeners[i];
-		for (size_t j = 0; j < listener->port_cnt; j++)
-			if (listener->ports[j].first)
-				spans[cnt++] = (struct span){
-					.first = listener->ports[j].first,
-					.last = listener->ports[j].last,
-					.address = listener->address ? listener->address : "",
-					.ix = (uint32_t)i,
-				};
-	}
-	return cnt;
+	free(spans);
+	return ERR_OK;
 }
 
 enum err check_ports(struct loader *l, const struct config *config, const struct check_lists *lists)
 {
 	struct checker c = { .l = l, .config = config, .lists = lists };
-	size_t cap = 1;
-	bool has_auto = false;
-	for (size_t i = 0; i < config->route_cnt; i++) {
-		cap += config->routes[i].match.port_cnt;
-		has_auto |= config->routes[i].is_enabled && wants_auto(&config->routes[i].action);
-	}
-	for (size_t i = 0; i < config->listener_cnt; i++)
-		cap += config->listeners[i].port_cnt;
-	struct span *spans = calloc(cap, sizeof(*spans));
-	if (!spans)
-		return ERR_NOMEM;
-	size_t cnt = collect_route_spans(config, spans);
-	check_mix_same(&c, spans, cnt);
-	check_mix_wildcard(&c, spans, cnt);
-	if (has_auto)
-		check_acme_port(&c, spans, cnt);
-	size_t listener_cnt = collect_listener_spans(config, spans + cnt);
-	check_raw_listeners(&c, spans, cnt + listener_cnt);
-	check_raw(&c, spans, collect_route_spans(config, spans));
-	check_listener_twice(&c, spans, collect_listener_spans(config, spans));
-	free(spans);
-	return ERR_OK;
+	enum err e = check_route_ports(&c);
+	return e ? e : check_listener_ports(&c);
 }

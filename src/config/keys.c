@@ -185,12 +185,6 @@ static const struct key_group group_listener_proxy = {
 	GROUP("listeners[].proxy_protocol", listener_proxy_keys),
 };
 
-static bool has_defer(const void *data)
-{
-	const struct config_listener *listener = data;
-	return !listener->wants_defer || !listener->has_raw_port;
-}
-
 static bool has_trusted(const void *data)
 {
 	const struct config_listener *listener = data;
@@ -204,7 +198,7 @@ static const struct key listener_keys[] = {
 	{ KEY("listeners[].", "address"), IN_LISTENER(address), .type = KEY_STRING, .rule = rule_ip,
 	  .help = "match.address of the routes that it is about; without: those that have none" },
 	{ KEY("listeners[].", "defer_accept"), IN_LISTENER(wants_defer), .type = KEY_BOOL,
-	  .default_text = "true", .is_worth = has_defer,
+	  .default_text = "true",
 	  .help = "a connection is taken with its first bytes, or after a second; raw TCP: never" },
 	{ KEY("listeners[].", "proxy_protocol"), .type = KEY_GROUP, .flags = KEY_OPTIONAL,
 	  .group = &group_listener_proxy, .is_worth = has_trusted,

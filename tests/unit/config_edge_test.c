@@ -90,7 +90,8 @@ static const struct bad bads[] = {
 	  "from 1 to 65535" },
 	{ LISTENERS("{ ports = [ 443 ]; address = \"x\"; " TRUSTED " }"), 1, "listeners[0].address",
 	  "IPv4 or IPv6" },
-	{ LISTENERS("{ ports = [ 443 ]; }"), 1, "listeners[0].proxy_protocol", "is missing" },
+	{ LISTENERS("{ ports = [ 443 ]; }"), 1, "listeners[0]",
+	  "give it proxy_protocol, defer_accept or both" },
 	{ LISTENERS("{ ports = [ 443 ]; proxy_protocol = { }; }"), 1,
 	  "listeners[0].proxy_protocol.trusted", "is missing" },
 	{ LISTENERS("{ ports = [ 443 ]; proxy_protocol = { trusted = [ ]; }; }"), 1,
@@ -103,13 +104,6 @@ static const struct bad bads[] = {
 	  "port 80 is in listeners[0]" },
 	{ LISTENERS("{ ports = [ 443 ]; defer_accept = \"yes\"; }"), 1, "listeners[0].defer_accept",
 	  "true or false" },
-	{ RAW("", "") "\nlisteners = ( { ports = ( 80, \"400-500\" ); defer_accept = true; } );", 2,
-	  "listeners[0].defer_accept", "port 443 is raw TCP for route \"a\" (line 1)" },
-	{ RAW("address = \"192.0.2.1\";",
-	      "") "\nlisteners = ( { ports = [ \"400-442\" ]; defer_accept "
-		  "= true; },\n{ ports = [ 443 ]; address = \"192.0.2.1\"; "
-		  "defer_accept = true; } );",
-	  3, "listeners[1].defer_accept", "its connections are accepted at once" },
 	/* upstreams */
 	{ NO_ROUTES "upstreams = ( { " TARGET " } );", 1, "upstreams[0].name", "is missing" },
 	{ NO_ROUTES "upstreams = ( { name = \"a b\"; " TARGET " } );", 1, "upstreams[0].name",
@@ -418,11 +412,7 @@ static const char *const goods[] = {
 	/* acme.port matters for "auto" alone. */
 	"acme = { port = 90; }; routes = ( " RAW_NAMED("a", "ports = [ 90 ];") " );",
 	NO_ROUTES "limits = { connection_rate_per_ip = 5; connection_burst_per_ip = 1; };",
-	/* Raw TCP ports are not deferred: nothing is said of it, or that. */
-	RAW("", "") "listeners = ( { ports = [ 443 ]; " TRUSTED " } );",
-	RAW("", "") "listeners = ( { ports = [ 443 ]; defer_accept = false; } );",
-	RAW("address = \"127.0.0.1\";",
-	    "") "listeners = ( { ports = [ 443 ]; defer_accept = true; } );",
+	RAW("", "") "listeners = ( { ports = [ 443 ]; defer_accept = true; } );",
 	PASSED("", "") "listeners = ( { ports = [ \"1-500\" ]; defer_accept = true; } );",
 	NO_ROUTES "listeners = ( { ports = [ 80 ]; defer_accept = false; " TRUSTED " } );",
 };
@@ -436,23 +426,11 @@ static bool prints(const struct config *c, const char *line)
 	return is_there;
 }
 
-/* Routes that come later change which listeners have raw TCP ports. */
-START_TEST(deferral_is_printed_where_it_is_a_choice)
+START_TEST(a_listener_prints_what_it_says)
 {
-	static const char web[] =
-		"[{\"name\":\"r\",\"match\":{\"ports\":[443]},\"action\":{\"type\":"
-		"\"block\"}}]";
-	struct config *raw =
-		load_good(RAW("", "") "listeners = ( { ports = [ 443 ]; " TRUSTED " } );");
-	struct config *c = NULL;
-	struct config_problems problems = { 0 };
-	ck_assert(raw->listeners[0].wants_defer && raw->listeners[0].has_raw_port);
-	ck_assert(!prints(raw, "defer_accept"));
-	ck_assert_int_eq(config_with_routes(raw, web, strlen(web), &c, &problems), ERR_OK);
-	ck_assert(!c->listeners[0].has_raw_port && raw->listeners[0].has_raw_port);
-	ck_assert(prints(c, "defer_accept = true;"));
+	struct config *c = load_good("listeners = ( { ports = [ 80 ]; " TRUSTED " } );");
+	ck_assert(prints(c, "defer_accept = true;") && prints(c, "proxy_protocol"));
 	put(c);
-	put(raw);
 	c = load_good("listeners = ( { ports = [ 80 ]; defer_accept = false; } );");
 	ck_assert(prints(c, "defer_accept = false;") && !prints(c, "proxy_protocol"));
 	put(c);
@@ -495,7 +473,7 @@ int main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, one_finding, 0, SP_ARRAY_LEN(bads));
 	tcase_add_loop_test(tc, good_rows, 0, SP_ARRAY_LEN(goods));
-	tcase_add_test(tc, deferral_is_printed_where_it_is_a_choice);
+	tcase_add_test(tc, a_listener_prints_what_it_says);
 	tcase_add_test(tc, findings_are_all_reported);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
