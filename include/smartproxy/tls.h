@@ -66,7 +66,7 @@ struct tls_slots;
 struct tls_slot;
 enum err tls_slots_new(struct tls_slots **ret_slots) SP_MUST_USE;
 void tls_slots_free(struct tls_slots *slots) SP_ON_CONTROL;
-/* The slot of this identity (e.g. "auto:p256:a.example,b.example", "file:/x.pem:/x.key"), made if
+/* The slot of this identity (e.g. "auto:p256:a.example,b.example", "file:6:/x.pem:/x.key"), made if
  * new, reference counted up. held by: generations, the acme manager. */
 enum err tls_slot_get(struct tls_slots *slots, const char *identity, struct tls_slot **ret_slot)
 	SP_ON_CONTROL SP_MUST_USE;

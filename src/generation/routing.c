@@ -65,9 +65,9 @@ static enum err take_slot(struct generations *gs, struct routing *routing, size_
 	enum err e = ERR_OK;
 	if (is_auto)
 		e = identify_auto(route, &identity);
-	else
-		text_printf(&identity, "file:%s:%s", route->action.chain_file,
-			    route->action.key_file);
+	else /* the length: a path may have colons */
+		text_printf(&identity, "file:%zu:%s:%s", strlen(route->action.chain_file),
+			    route->action.chain_file, route->action.key_file);
 	if (e == ERR_OK)
 		e = identity.has_failed
 			    ? ERR_NOMEM

@@ -269,6 +269,19 @@ def test_static_files_are_read_again_on_reload(t):
     until(lambda: served_cert(port, "a.test")["serial"] != first, 5, "the new certificate is served")
 
 
+def test_files_whose_paths_read_alike_in_a_row_are_not_taken_for_each_other(t):
+    """Colons in paths: the names of both files one behind the other are the same text for both certificates."""
+    ca, port, routes = make_ca(t.dir), t.port(), []
+    for label, paths in (("a", (f"{t.dir}/x", f"{t.dir}/y:{t.dir}/z")), ("b", (f"{t.dir}/x:{t.dir}/y", f"{t.dir}/z"))):
+        for made, path in zip(make_leaf(t.dir, label, [label + ".test"], ca), paths):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.replace(made, path)
+        routes.append(respond(label, [port], label, domains=[label + ".test"], tls=static_tls(*paths)))
+    t.proxy(routes)
+    for label in ("a", "b"):
+        assert served_cert(port, label + ".test")["names"] == [label + ".test"], label
+
+
 def test_a_reload_with_a_key_of_another_certificate_is_refused(t):
     port, ca, p = site(t)
     first = served_cert(port, "a.test")["serial"]
