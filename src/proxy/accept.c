@@ -88,7 +88,8 @@ static bool begin(struct conn *conn, enum route_listener kind)
 	return true;
 }
 
-void conn_accept(struct worker *w, int fd, const struct addr *client, const struct addr *listen)
+void conn_accept(struct worker *w, int fd, const struct addr *client, const struct addr *listen,
+		 bool reads_first)
 {
 	enum limit_verdict verdict = limits_enter(w->limits, &w->settings.limits);
 	if (verdict != LIMIT_OK) {
@@ -118,7 +119,7 @@ void conn_accept(struct worker *w, int fd, const struct addr *client, const stru
 	} else {
 		(void)begin(conn, says.kind);
 	}
-	if (says.is_deferred) { /* its first bytes are there already */
+	if (reads_first && says.is_deferred) { /* its first bytes are there already */
 		conn->is_readable = true;
 		conn_run(conn);
 	}

@@ -420,7 +420,9 @@ struct conn {
 	uint32_t linger_bytes;
 };
 
-void conn_accept(struct worker *w, int fd, const struct addr *client, const struct addr *listen);
+/* Takes fd. reads_first: what it begins with is read and worked on at once, where it has come with it. */
+void conn_accept(struct worker *w, int fd, const struct addr *client, const struct addr *listen,
+		 bool reads_first);
 void conn_run(struct conn *conn);
 /* Runs again when the others have had their turn. */
 void conn_post(struct conn *conn);
