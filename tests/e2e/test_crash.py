@@ -37,6 +37,8 @@ def triggered_cnt(ca):
 
 def check_store(p, may_have_rests=True):
     """As it lies on the disk, whatever the process was about: what can be found can be used."""
+    if not os.path.exists(p.state_dir):
+        return # killed before it was made
     for file in glob.glob(p.state_dir + "/**", recursive=True, include_hidden=True):
         name = os.path.relpath(file, p.state_dir)
         if name.endswith("/current"):
