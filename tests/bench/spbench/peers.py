@@ -40,6 +40,7 @@ ROWS = {
     "h1-16k": http(0.75, size="16k"),
     "h1-1m": http(0.65, size="1m", connections=16),
     "connection-a-request": Row("http", "HTTP, a connection each, 1k", Work("http", connections=32, is_short=True), 0.85),
+    "connection-deferred": Row("http", "the same, accepts deferred by all", Work("deferred", connections=32, is_short=True)),
     "hosts-10000": Row("hosts", "HTTP for 10,000 names, 1k", Work("hosts", hosts=10000), 0.85),
     "tls-1k": Row("tls", "TLS keep-alive, 1k", Work("tls"), 0.85),
     "tls-1m": Row("tls", "TLS keep-alive, 1m", Work("tls", "1m", 16), 0.90),

@@ -1,12 +1,10 @@
 """How each program is set up for a kind of work; all of them for the same work before the same origin.
 
-kinds: http, tls (ended here, HTTP forwarded), hosts (HTTP for as many names as cnt says), certs (TLS for cnt names, a
-certificate each, from the folder certs), passthrough (TLS, by SNI), tcp."""
+kinds: http, deferred (HTTP, all accept connections with their first bytes), tls (ended here, HTTP forwarded), hosts (HTTP for as
+many names as cnt says), certs (TLS for cnt names, a certificate each, from the folder certs), passthrough (TLS, by SNI), tcp."""
 from .bench import LOAD_CPU, PROXY_CPU, free_port
 
 STREAM = "/usr/lib/nginx/modules/ngx_stream_module.so"
-KINDS = {"http": "HTTP", "tls": "TLS ended, HTTP forwarded", "hosts": "HTTP by name", "certs": "TLS by name", "passthrough":
-         "TLS passed through by SNI", "tcp": "raw TCP"}
 TUNNELS = ("passthrough", "tcp")
 WITH_FLOOR = ("http", *TUNNELS)
 
@@ -100,7 +98,8 @@ proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; prox
                     f"ssl_certificate_key {file % ix}; {location} }}" for ix in range(cnt)]
     else:
         tls = kind == "tls"
-        servers = [f"server {{ listen 127.0.0.1:{port} reuseport{' ssl' if tls else ''}; {own if tls else ''} {location} }}"]
+        more = {"tls": " ssl", "deferred": " deferred"}.get(kind, "")
+        servers = [f"server {{ listen 127.0.0.1:{port} reuseport{more}; {own if tls else ''} {location} }}"]
     return f"""http {{ access_log off; keepalive_requests 1000000000; TEMP_PATHS {names}
 upstream up {{ server 127.0.0.1:{bench.origin_port}; keepalive 128; keepalive_requests 1000000000; }}
 {chr(10).join(servers)} }}"""
@@ -123,6 +122,8 @@ def haproxy_front(bench, kind, cnt):
     if kind == "hosts":
         file = bench.write(bench.new_name("hosts") + ".map", "".join(f"host{ix}.test b\n" for ix in range(cnt)))
         return "", f"  use_backend %[req.hdr(host),lower,map({file})]\n"
+    if kind == "deferred":
+        return " defer-accept", "  default_backend b\n"
     crt = {"tls": bench.both, "certs": f"{bench.both} crt {bench.path('certs')}/"}
     return f" ssl crt {crt[kind]} alpn http/1.1" if kind in crt else "", "  default_backend b\n"
 
