@@ -350,6 +350,15 @@ static bool is_triggered(void)
 	return challenge_cnt(table) > 0;
 }
 
+/* Unlike a challenge, which comes and goes between two looks on a busy machine, it stays true. */
+static bool is_ordered_twice(void)
+{
+	sp_role_assume_control();
+	struct acme_stats stats;
+	acme_stats(acme, &stats);
+	return stats.orders_created_cnt >= 2;
+}
+
 static bool is_stopped;
 static void on_stopped(void *arg)
 {
@@ -486,7 +495,7 @@ START_TEST(renewed_by_hand)
 	run_until(is_all_valid);
 	ck_assert_int_eq(acme_renew(acme, "nobody.test"), ERR_NOENT);
 	ck_assert_int_eq(acme_renew(acme, "a.test"), ERR_OK);
-	run_until(is_triggered);
+	run_until(is_ordered_twice);
 	run_until(is_all_valid);
 	acme_stats(acme, &stats);
 	ck_assert_uint_eq(stats.orders_ok_cnt, 2);
